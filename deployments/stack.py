@@ -1,0 +1,230 @@
+"""What the flows need around them: Prefect server, work pool, deployments, worker and the MLflow pages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from deployments.processes import ProcessError, Processes, choose_port
+from deployments.runs import close_interrupted_runs
+from flows.settings import Settings
+
+if TYPE_CHECKING:  # importing Prefect takes 1.7 s; inside functions it happens while the server starts
+    from prefect.client.orchestration import SyncPrefectClient
+
+ROOT = Path(__file__).resolve().parents[1]
+POOL = "triptych-process"
+PREFECT_PORT = 4200
+MLFLOW_PORT = 5000
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prefect:
+    """A running Prefect server: its pages, its API, and the environment that leads a process to it."""
+
+    pages: str
+    api: str
+    environment: Mapping[str, str]
+
+
+class WrongSettings(ValueError):
+    """Settings that cannot be meant; the message says which and what was expected."""
+
+
+def source_name(settings: Settings) -> str:
+    """Where the raw rows come from, as one word; homes are kept apart by it, because a store holds one source.
+
+    >>> source_name(Settings(source="simulated")), source_name(Settings(source="files", fraud_table="sparkov"))
+    ('simulated', 'sparkov')
+    """
+    return settings.fraud_table if settings.chosen_source == "files" else settings.chosen_source
+
+
+def settings_here() -> Settings:
+    """The settings of the environment, with a home named after the source unless TRIPTYCH_HOME names one.
+
+    Raises:
+        WrongSettings: a value that is not allowed, or a data folder that is not there.
+    """
+    try:
+        told = Settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"TRIPTYCH_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise WrongSettings(f"{wrong}. flows/settings.py lists the settings.") from error
+    if told.data is not None and not told.data.is_dir():
+        raise WrongSettings(f"TRIPTYCH_DATA={told.data} is no folder. Name one, or unset it for simulated data.")
+    return told if "home" in told.model_fields_set else Settings(home=ROOT / ".triptych" / source_name(told))
+
+
+def prefect_environment(settings: Settings, port: int, *, scheduling: bool, root: Path = ROOT) -> dict[str, str]:
+    """Environment of everything that talks to our server: nothing leaves the machine, nothing is asked at a prompt.
+
+    Settings of the user's own Prefect (PREFECT_*) are left out: they may lead to another server.
+    `scheduling=False` keeps the server from adding scheduled runs; runs asked for by hand are not affected.
+    """
+    foreign = ("PREFECT_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    # The flows run in another folder than this command: what is relative is relative to here. They are told by
+    # exactly these settings, so a variable that was overruled must not reach them.
+    told = {f"TRIPTYCH_{name.upper()}": value for name, value in settings.model_dump().items()}
+    kept = {name: value for name, value in kept.items() if name not in told}
+    folders = {name: str(value) for name, value in told.items() if value is not None}
+    folders["FEATURESTORE_HOME"] = str(settings.store_home.absolute())
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    ours = {
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_HOME": str(settings.home / "prefect"),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": str(scheduling).lower(),
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "5" if scheduling else "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+    }
+    return kept | folders | ours
+
+
+def become_client(settings: Settings) -> None:
+    """Keep Prefect, once it is imported into this process, away from the user's own profile and from long waits.
+
+    By default its client would go on asking a dead server for more than a minute.
+    """
+    home = {"PREFECT_HOME": str(settings.home / "prefect"), "PREFECT_CLIENT_MAX_RETRIES": "1", "DO_NOT_TRACK": "1"}
+    os.environ.update(home)
+
+
+def start_prefect(
+    processes: Processes,
+    settings: Settings,
+    *,
+    scheduling: bool,
+    queue: str | None = None,
+    say: Say = print,
+    root: Path = ROOT,
+) -> Prefect:
+    """Start server and worker, create the pool, deploy everything in prefect.yaml; return once a run can be asked for.
+
+    Args:
+        processes: where they are started and logged.
+        settings: where everything is kept; its home is that of `processes`.
+        scheduling: whether the server adds the runs that the schedules ask for.
+        queue: the only work queue that the worker takes runs from; None means all of the pool.
+        say: told what a user would want to know, such as another port than usual.
+        root: the folder with prefect.yaml and the packages.
+    Raises:
+        ProcessError: something did not start; the message ends with its last log lines.
+    """
+    port = choose_port(PREFECT_PORT)
+    if port != PREFECT_PORT:
+        say(f"Port {PREFECT_PORT} is taken, so Prefect's pages are on port {port} this time.")
+    environment = prefect_environment(settings, port, scheduling=scheduling, root=root)
+    prefect = Prefect(f"http://127.0.0.1:{port}", environment["PREFECT_API_URL"], environment)
+
+    server = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    processes.start("server", server, environment=environment, folder=root)
+    start_mlflow_database(processes, settings, environment=environment, root=root)
+    from prefect.client.orchestration import SyncPrefectClient
+
+    processes.wait_until_healthy("server", f"{prefect.api}/health", timeout_seconds=120)
+    with SyncPrefectClient(prefect.api) as client:
+        create_pool(client)
+        interrupted = close_interrupted_runs(client, pool=POOL, queue=queue)
+    if interrupted:
+        say(f"{interrupted} flow run(s) of an earlier start had lost their worker; they are marked Crashed now.")
+
+    worker = f"prefect worker start --pool {POOL} --type process --name triptych-{queue or 'worker'}".split()
+    only = ["--work-queue", queue] if queue else []
+    processes.start("worker", worker + only, environment=environment, folder=root)
+    deploy(processes, prefect, root=root)
+    finish_mlflow_database(processes)
+    return prefect
+
+
+def create_pool(client: SyncPrefectClient) -> None:
+    """Create the process pool unless it is there; the worker fills in the job template when it starts."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    try:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+    except ObjectAlreadyExists:
+        return
+
+
+def deploy(processes: Processes, prefect: Prefect, *, root: Path = ROOT) -> None:
+    """Run `prefect deploy --all` in the folder of prefect.yaml.
+
+    Raises:
+        ProcessError: the pool does not exist, an entry point does not import, prefect.yaml is wrong.
+    """
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.exceptions import ObjectNotFound
+
+    with SyncPrefectClient(prefect.api) as client:
+        try:
+            client.read_work_pool(POOL)
+        except ObjectNotFound as error:
+            raise ProcessError(
+                f"The server at {prefect.api} has no work pool {POOL!r}, so nothing can be deployed. "
+                f"`make up` creates it; on a server of your own: prefect work-pool create {POOL} --type process"
+            ) from error
+    command = ["prefect", "--no-prompt", "deploy", "--all"]
+    processes.start("deploy", command, environment=prefect.environment, folder=root, ends=True)
+    processes.finish("deploy", timeout_seconds=120)
+
+
+def start_mlflow_database(
+    processes: Processes, settings: Settings, *, environment: Mapping[str, str], root: Path = ROOT
+) -> None:
+    """Begin to create MLflow's SQLite file, unless it exists or a database is named by TRIPTYCH_MLFLOW_URI.
+
+    Two processes that both find no file break it for good, so it is made here, once, before any flow runs; under
+    another name, so that a file whose making was interrupted is never used.
+    """
+    database = processes.home / "mlflow" / "mlflow.db"
+    if database.exists() or settings.mlflow_uri:
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = database.with_suffix(".new")
+    unfinished.unlink(missing_ok=True)
+    command = ["mlflow", "db", "upgrade", f"sqlite:///{unfinished}"]
+    processes.start("mlflow-database", command, environment=environment, folder=root, ends=True)
+
+
+def finish_mlflow_database(processes: Processes) -> None:
+    """Wait until MLflow's SQLite file is made and give it its name."""
+    unfinished = processes.home / "mlflow" / "mlflow.new"
+    if processes.is_started("mlflow-database"):
+        processes.finish("mlflow-database", timeout_seconds=120)
+        unfinished.rename(unfinished.with_suffix(".db"))
+
+
+def start_mlflow_pages(
+    processes: Processes, settings: Settings, *, environment: Mapping[str, str], say: Say = print, root: Path = ROOT
+) -> str:
+    """Start MLflow's pages over the database and return their address; do not wait for them.
+
+    One worker and no job runner: 0.5 GB of memory where the defaults take 2.2 GB.
+    """
+    port = choose_port(MLFLOW_PORT)
+    if port != MLFLOW_PORT:
+        say(f"Port {MLFLOW_PORT} is taken, so MLflow's pages are on port {port} this time.")
+    arguments = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    arguments += ["--backend-store-uri", settings.resolved_mlflow_uri]
+    arguments += ["--default-artifact-root", settings.mlflow_artifacts.as_uri()]
+    quiet = {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    processes.start("mlflow", arguments, environment=quiet, folder=root)
+    return f"http://127.0.0.1:{port}"

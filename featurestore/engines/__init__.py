@@ -1,0 +1,1 @@
+"""What runs a plan: DuckDB on one machine."""

@@ -1,0 +1,46 @@
+"""Where the lake, the catalog and the online store live."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings from arguments, then `FEATURESTORE_*` in the environment, then defaults below `home`.
+
+    Args:
+        home: folder of everything local.
+        catalog_url: SQLAlchemy URL of the catalog; default a SQLite file in `home`.
+        online_url: SQLAlchemy URL of the online store; default a SQLite file in `home`.
+        memory_limit: what one offline query may hold in memory before it spills to disk, as DuckDB spells it.
+        threads: threads of one offline query; 0 = all cores.
+        who: name recorded with each commit; default the operating system's user.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="FEATURESTORE_", extra="forbid", frozen=True)
+
+    home: Path = Path(".triptych/store")
+    catalog_url: str | None = None
+    online_url: str | None = None
+    memory_limit: str = "4GB"
+    threads: int = Field(default=0, ge=0)
+    who: str = Field(default_factory=lambda: os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown")
+
+    @property
+    def lake(self) -> Path:
+        """The folder of the Delta tables."""
+        return self.home / "lake"
+
+    @property
+    def resolved_catalog_url(self) -> str:
+        """The catalog's URL with the default filled in."""
+        return self.catalog_url or f"sqlite:///{self.home / 'catalog.db'}"
+
+    @property
+    def resolved_online_url(self) -> str:
+        """The online store's URL with the default filled in."""
+        return self.online_url or f"sqlite:///{self.home / 'online.db'}"

@@ -1,0 +1,241 @@
+"""What our runs tell Prefect: events that other deployments start on, and artifacts that people read.
+
+Everything here is a quiet no-op outside of a flow run, and never fails a run: a lost event or report delays (schedules
+remain the safety net), a failed write loses data.
+
+| event | resource | payload |
+| --- | --- | --- |
+| triptych.feature_group.committed | triptych.feature-group.<name>.<version> | delta_version, start, end, rows |
+| triptych.model.registered, .promoted, .rejected | triptych.model.<name>.<version> | version, run_id, why |
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from featurestore.feature_group import Commit, FeatureGroup
+    from flows.registry import ModelVersion
+
+T = TypeVar("T")
+
+COMMITTED = "triptych.feature_group.committed"
+REGISTERED = "triptych.model.registered"
+PROMOTED = "triptych.model.promoted"
+REJECTED = "triptych.model.rejected"
+
+
+# --- events ------------------------------------------------------------------------------------------
+
+
+def committed(feature_group: FeatureGroup, commit: Commit) -> None:
+    """Tell that rows of a group were committed; also when a rerun changed none, because the watermark counts too."""
+    window = commit.window
+    _emit(
+        COMMITTED,
+        f"triptych.feature-group.{feature_group.name}.{feature_group.version}",
+        {
+            "delta_version": commit.version,
+            "start": None if window is None else window.start.isoformat(),
+            "end": None if window is None else window.end.isoformat(),
+            "rows": commit.rows_written,
+        },
+    )
+
+
+def model_registered(model: ModelVersion) -> None:
+    """Tell that a version was registered, before the gate decided about it."""
+    _emit_model(REGISTERED, model, "")
+
+
+def model_promoted(model: ModelVersion, *, why: str) -> None:
+    """Tell that a version serves from now on."""
+    _emit_model(PROMOTED, model, why)
+
+
+def model_rejected(model: ModelVersion, *, why: str) -> None:
+    """Tell that the gate rejected a version."""
+    _emit_model(REJECTED, model, why)
+
+
+def _emit_model(event: str, model: ModelVersion, why: str) -> None:
+    payload = {"version": model.version, "run_id": model.run_id, "why": why}
+    _emit(event, f"triptych.model.{model.name}.{model.version}", payload)
+
+
+def _emit(event: str, resource: str, payload: Mapping[str, Any]) -> None:
+    if not _in_a_run():
+        return
+    from prefect.events import emit_event
+
+    with _never_fails(f"The event {event} of {resource}"):
+        emit_event(event, resource={"prefect.resource.id": resource}, payload=dict(payload))
+
+
+# --- artifacts ---------------------------------------------------------------------------------------
+
+
+def validation_artifact(group: str, report: Mapping[str, Any] | None) -> None:
+    """Keep a validation report as the artifact `validation-<group>`: its facts, and a table of its rules.
+
+    Args:
+        group: name of the feature group.
+        report: JSON-like, such as `InvalidData.report` or what `fg.validate(df)` gives; None when there were no rules.
+    """
+    markdown = f"# Validation of {group}\n\n" + (
+        "No expectation suite is attached: only the schema was checked.\n" if report is None else _facts(report)
+    )
+    _markdown(f"validation-{group}", markdown, f"Rules checked before rows of {group} were written")
+
+
+def summary_artifact(key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Keep what a run did as a table artifact, such as `fraud-features-summary`; one row per thing, same columns.
+
+    Args:
+        key: what is not a lowercase letter, digit or dash becomes a dash.
+        rows: numbers, texts, times and nulls by column; times are written as ISO text.
+    """
+    if not _in_a_run():
+        return
+    from prefect.artifacts import create_table_artifact
+
+    table = [{column: _plain(value) for column, value in row.items()} for row in rows]
+    with _never_fails(f"The artifact {key}"):
+        create_table_artifact(key=slug(key), table=table)
+
+
+def training_report_artifact(
+    model: ModelVersion, markdown: str, *, picture: bytes | None = None, page: str | None = None
+) -> None:
+    """Keep a training report as `training-report-<model>`, and its picture as `training-plot-<model>`.
+
+    Prefect's pages drop pictures that stand inside markdown unless they come from a web server, so the picture is an
+    image artifact of its own that carries its bytes.
+
+    Args:
+        markdown: the report: metrics, baselines, decision.
+        picture: PNG bytes, such as of `evaluation.precision_recall_plot`.
+        page: address of the version on the MLflow pages, to be linked.
+    """
+    link = f"[{model} in MLflow]({page})\n\n" if page else f"MLflow: {model}, run `{model.run_id}`\n\n"
+    _markdown(f"training-report-{model.name}", link + markdown, f"How {model} was trained and what it is worth")
+    if picture is None or not _in_a_run():
+        return
+    from prefect.artifacts import create_image_artifact
+
+    key = f"training-plot-{model.name}"
+    with _never_fails(f"The artifact {key}"):
+        create_image_artifact(
+            image_url="data:image/png;base64," + base64.b64encode(picture).decode(),
+            key=slug(key),
+            description=f"{model}: the picture of its training report",
+        )
+
+
+def progress(items: Sequence[T], description: str) -> Iterator[T]:
+    """Go through the items and show how far we are as a bar on the run's page.
+
+    >>> list(progress(["january", "february"], "Backfill"))
+    ['january', 'february']
+    """
+    report = _progress_bar(description)
+    shown = 0
+    for done, item in enumerate(items, start=1):
+        yield item
+        percent = 100 * done // len(items)
+        if percent > shown:  # at most a hundred calls, however many items
+            report(percent)
+            shown = percent
+
+
+def slug(key: str) -> str:
+    """The key with what Prefect refuses in it made a dash.
+
+    >>> slug("validation-fraud_card_windows")
+    'validation-fraud-card-windows'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
+
+
+def _markdown(key: str, markdown: str, description: str) -> None:
+    if not _in_a_run():
+        return
+    from prefect.artifacts import create_markdown_artifact
+
+    with _never_fails(f"The artifact {key}"):
+        create_markdown_artifact(markdown, key=slug(key), description=description)
+
+
+def _progress_bar(description: str) -> Callable[[int], None]:
+    if not _in_a_run():
+        return lambda _: None
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+    bar = None
+    with _never_fails(f"The progress of {description}"):
+        bar = create_progress_artifact(progress=0.0, description=description)
+
+    def report(percent: int) -> None:
+        if bar is not None:
+            with _never_fails(f"The progress of {description}"):
+                update_progress_artifact(bar, progress=float(percent))  # type: ignore[arg-type]
+
+    return report
+
+
+def _facts(report: Mapping[str, Any]) -> str:
+    """Single values as a list, lists of mappings as tables; nothing is left out but what is nested deeper."""
+    lines = [f"- **{name}**: {_cell(value)}" for name, value in report.items() if _is_single(value)]
+    for name, value in report.items():
+        rows = [row for row in value if isinstance(row, Mapping)] if isinstance(value, list | tuple) else []
+        columns = list(dict.fromkeys(column for row in rows for column, cell in row.items() if _is_single(cell)))
+        if columns:
+            lines += ["", f"## {name}", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+            lines += [f"| {' | '.join(_cell(row.get(column)) for column in columns)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _is_single(value: Any) -> bool:
+    return not isinstance(value, Mapping | list | tuple | set)
+
+
+def _cell(value: Any) -> str:
+    if value is True or value is False:
+        return "yes" if value else "**no**"
+    return "" if value is None else str(_plain(value)).replace("|", "\\|").replace("\n", " ")
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it."""
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if hasattr(value, "item"):  # a number of numpy
+        return value.item()
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+# --- the run -----------------------------------------------------------------------------------------
+
+
+def _in_a_run() -> bool:
+    if "prefect" not in sys.modules:  # never pay Prefect's import to learn that there is no run
+        return False
+    from prefect.context import FlowRunContext, TaskRunContext
+
+    return FlowRunContext.get() is not None or TaskRunContext.get() is not None
+
+
+@contextmanager
+def _never_fails(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - the data are written; telling about them must not fail the run
+        from prefect import get_run_logger
+
+        get_run_logger().warning("%s could not be kept: %s. The run goes on.", what, error)

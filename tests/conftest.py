@@ -1,0 +1,69 @@
+"""Fixtures that start something: each only when a test asks for it, and then once for the whole session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from deployments.processes import Processes
+    from deployments.stack import Prefect
+
+# A library that asks for it must not report that our tests ran; and each flow run must find bytecode.
+os.environ["DO_NOT_TRACK"] = "1"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# What the person who runs the tests has set up for real work is not for tests to write to.
+for name in ("FEATURESTORE_HOME", "PREFECT_API_URL", "TRIPTYCH_HOME", "TRIPTYCH_MLFLOW_URI", "TRIPTYCH_SOURCE"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def prefect_api() -> Iterator[None]:
+    """A Prefect API for flows that a test calls as functions: about 12 s once, then 0.2 s a flow."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    # Without a heartbeat: every flow ends by waiting up to a second for its thread.
+    quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
+    with prefect_test_harness(server_startup_timeout=90), temporary_settings(quiet):
+        yield
+
+
+class Stack(NamedTuple):
+    """A real server and worker with everything in prefect.yaml deployed, and a client of that server."""
+
+    home: Path
+    processes: Processes
+    prefect: Prefect
+    client: SyncPrefectClient
+
+
+@pytest.fixture(scope="session")
+def prefect_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """What `make demo` starts, on simulated data in a home of its own: about 15 s, once.
+
+    Its schedules start nothing. Use it as:
+
+        run = Run("fraud-features")
+        run_deployment(prefect_stack.client, run, parameters={...})
+        assert run.summary["rows_written"] == 3
+    """
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from deployments.processes import Processes, signals_as_exceptions
+    from deployments.stack import start_prefect
+    from flows.settings import Settings
+
+    home = tmp_path_factory.mktemp("triptych")
+    settings = Settings(home=home, source="simulated", data=None, mlflow_uri=None)
+    with signals_as_exceptions(), Processes(home, command="make test") as processes:
+        prefect = start_prefect(processes, settings, scheduling=False)
+        with SyncPrefectClient(prefect.api) as client:
+            yield Stack(home, processes, prefect, client)

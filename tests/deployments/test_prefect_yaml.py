@@ -1,0 +1,82 @@
+"""prefect.yaml says what can be run: its entry points, parameters and schedules fit the code."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect import Flow
+from prefect.client.schemas.schedules import CronSchedule
+
+from deployments.stack import POOL, ROOT
+
+PLAN: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+DEPLOYMENTS: list[dict[str, Any]] = PLAN["deployments"]
+SCHEDULES = [(deployment["name"], schedule) for deployment in DEPLOYMENTS for schedule in deployment["schedules"]]
+
+each_deployment = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
+each_schedule = pytest.mark.parametrize(("name", "schedule"), SCHEDULES, ids=[name for name, _ in SCHEDULES])
+
+
+def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
+    module, _, name = deployment["entrypoint"].rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+@each_deployment
+def test_entry_point_is_a_dotted_name_of_a_flow(deployment: dict[str, Any]) -> None:
+    assert ":" not in deployment["entrypoint"]
+    assert isinstance(flow_of(deployment), Flow)
+
+
+@each_deployment
+def test_flow_and_deployment_have_the_same_name(deployment: dict[str, Any]) -> None:
+    assert flow_of(deployment).name == deployment["name"]
+
+
+@each_deployment
+def test_parameters_fit_the_signature(deployment: dict[str, Any]) -> None:
+    flow = flow_of(deployment)
+    flow.validate_parameters(deployment["parameters"])
+    required = set(flow.parameters.required or [])
+    assert required <= set(deployment["parameters"]), "a scheduled run has no one to fill these in"
+
+
+@each_deployment
+def test_runs_one_at_a_time_in_our_pool_and_waits_its_turn(deployment: dict[str, Any]) -> None:
+    assert deployment["work_pool"] == {"name": POOL, "work_queue_name": "default"}
+    assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+
+
+@each_deployment
+def test_says_what_it_does_and_to_which_system_it_belongs(deployment: dict[str, Any]) -> None:
+    assert deployment["description"]
+    system, _, pipeline = deployment["name"].partition("-")
+    assert deployment["tags"] == [system, pipeline]
+
+
+@each_schedule
+def test_cron_is_valid_and_has_a_time_zone_and_an_identity(name: str, schedule: dict[str, Any]) -> None:
+    CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+    assert schedule["slug"].startswith(name)
+
+
+def test_names_and_slugs_are_unique() -> None:
+    names = Counter(deployment["name"] for deployment in DEPLOYMENTS)
+    slugs = Counter(schedule["slug"] for _, schedule in SCHEDULES)
+    assert {name: n for name, n in (names + slugs).items() if n > 1} == {}
+
+
+def test_every_system_has_its_three_pipelines() -> None:
+    systems = {path.parent.name for path in Path(ROOT, "flows").glob("*/feature_pipeline.py")}
+    wanted = {f"{system}-{pipeline}" for system in systems for pipeline in ("features", "training", "inference")}
+    assert wanted <= {deployment["name"] for deployment in DEPLOYMENTS}
+
+
+def test_code_is_run_where_it_was_deployed_from() -> None:
+    assert "pull" not in PLAN
+    assert not any("pull" in deployment for deployment in DEPLOYMENTS)
