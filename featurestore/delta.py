@@ -437,6 +437,14 @@ def _windows(location: str, before: Snapshot) -> set[Window]:
     return {c.window for c in history(location) if c.window is not None}
 
 
+def append_loose(location: str, rows: pa.Table) -> None:
+    """Append rows to a table of no contract (the quarantine); it is made, and gains columns, as needed."""
+    from deltalake import write_deltalake
+
+    with _translated(location):
+        write_deltalake(location, rows, mode="append", schema_mode="merge")
+
+
 def drop(location: str) -> None:
     """Remove the table and its files."""
     import shutil

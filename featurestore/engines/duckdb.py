@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError, NotReproducible
-from featurestore.schema import TIMESTAMP
+from featurestore.point_in_time import Plan, Source
+from featurestore.query import Column, Combined, Comparison, Filter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,15 +91,13 @@ def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def keep_last(rows: pa.Table, identity: Sequence[str]) -> pa.Table:
     """The rows in order, of equal identities only the last one."""
-    numbered = rows.select(list(dict.fromkeys(identity))).append_column("__row", pa.array(range(0)) if not len(rows) else _numbers(rows))
+    numbered = rows.select(list(dict.fromkeys(identity))).append_column("__row", _numbers(rows))
     keys = ", ".join(quote(c) for c in identity)
     last = run(f"SELECT max(__row) AS kept FROM numbered GROUP BY {keys} ORDER BY kept", {"numbered": numbered})
     return rows if last.num_rows == rows.num_rows else rows.take(last.column("kept"))
 
 
 def _numbers(rows: pa.Table) -> pa.Array:
-    import numpy as np
-
     return pa.array(np.arange(rows.num_rows, dtype=np.int64))
 
 
@@ -105,9 +107,6 @@ def _within(order: str, low: Any, high: Any) -> str:
 
 def literal(value: Any) -> str:
     """A Python value as an SQL literal."""
-    from datetime import date, datetime
-    from decimal import Decimal
-
     if value is None:
         return "NULL"
     if isinstance(value, bool):
@@ -161,7 +160,124 @@ def rows_with(files: Sequence[str], keys: pa.Table, schema: pa.Schema) -> pa.Tab
     return as_schema(run(sql, {"keys": keys}), schema)
 
 
-__all__ = [
-    "TIMESTAMP", "as_schema", "compare", "connection", "keep_last", "literal", "quote", "rows_with", "rows_without",
-    "run", "scan", "text",
-]  # fmt: skip
+def statement(
+    plan: Plan, tables: Sequence[str], *, start: datetime | None = None, end: datetime | None = None, ordered: bool = True
+) -> str:
+    """The SQL of a plan; `tables` are the table expressions of its sources, in order."""
+    needed = _needed(plan)
+    spine = plan.spine
+    order = [c for c in ([spine.event_time] if spine.event_time else []) + list(spine.primary_key)]
+    parts = []
+    for place, (source, table) in enumerate(zip(plan.sources, tables, strict=True)):
+        columns = ", ".join(f"{quote(c)} AS {_inner(place, c)}" for c in needed[place])
+        conditions = [_condition(source.row_filter, quote_plain)] if source.row_filter is not None else []
+        if place == 0 and spine.event_time is not None:
+            time = quote(spine.event_time)
+            conditions += [f"{time} >= {literal(start)}"] if start is not None else []
+            conditions += [f"{time} < {literal(end)}"] if end is not None else []
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        newest = ""
+        if source.match == "newest" and place:
+            keys = ", ".join(quote(r) for _, r in source.keys)
+            newest = f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {quote(str(source.definition.event_time))} DESC) = 1"
+        parts.append(f"s{place} AS (SELECT {columns} FROM {table}{where}{newest})")
+    by = ", ".join(_inner(0, c) for c in order) or "(SELECT NULL)"
+    parts.append(f"j0 AS (SELECT row_number() OVER (ORDER BY {by}) AS __row, * FROM s0)")
+    for place, source in enumerate(plan.sources[1:], start=1):
+        parts.append(_join(plan, source, place, needed[place]))
+    last = f"j{len(plan.sources) - 1}"
+    outputs = ", ".join(f"{_inner(o.source, o.column)} AS {quote(o.name)}" for o in plan.outputs)
+    where = ""
+    if plan.result_filter is not None:
+        where = f"\nWHERE {_condition(plan.result_filter, lambda c: _inner(plan.source_of(c), c.name))}"
+    tail = ("\nORDER BY __row" if ordered else "") + (f" LIMIT {plan.limit:d}" if plan.limit is not None else "")
+    return "WITH " + ",\n     ".join(parts) + f"\nSELECT {outputs} FROM {last}{where}{tail}"
+
+
+def _inner(place: int, column: str) -> str:
+    return quote(f"{place}.{column}")
+
+
+def quote_plain(column: Column) -> str:
+    """A filter's column inside its own table."""
+    return quote(column.name)
+
+
+def _needed(plan: Plan) -> list[list[str]]:
+    needed: list[dict[str, None]] = [{} for _ in plan.sources]
+    for output in plan.outputs:
+        needed[output.source][output.column] = None
+    for place, source in enumerate(plan.sources):
+        definition = source.definition
+        if place == 0:
+            needed[0] |= dict.fromkeys(definition.primary_key)
+        if definition.event_time is not None:
+            needed[place][definition.event_time] = None
+        for left, right in source.keys:
+            needed[source.parent][left] = None
+            needed[place][right] = None
+    for column in plan.result_filter.columns() if plan.result_filter is not None else ():
+        needed[plan.source_of(column)][column.name] = None
+    return [list(n) for n in needed]
+
+
+def _join(plan: Plan, source: Source, place: int, columns: Sequence[str]) -> str:
+    left, right = f"j{place - 1}", f"s{place}"
+    on = [f"{left}.{_inner(source.parent, a)} = {right}.{_inner(place, b)}" for a, b in source.keys]
+    how = "JOIN" if source.inner else "LEFT JOIN"
+    fresh = ""
+    if source.match == "as of":
+        spine_time = f"{left}.{_inner(0, str(plan.spine.event_time))}"
+        time = f"{right}.{_inner(place, str(source.definition.event_time))}"
+        on.append(f"{spine_time} >= {time}")
+        how = f"ASOF {how}"
+        if source.definition.ttl is not None:
+            age = source.definition.ttl // timedelta(microseconds=1)
+            fresh = f"epoch_us({spine_time}) - epoch_us({time}) <= {age}"
+    if fresh and not source.inner:
+        picked = ", ".join(f"CASE WHEN {fresh} THEN {right}.{_inner(place, c)} END AS {_inner(place, c)}" for c in columns)
+    else:
+        picked = ", ".join(f"{right}.{_inner(place, c)}" for c in columns)
+    where = f" WHERE {fresh}" if fresh and source.inner else ""
+    return f"j{place} AS (SELECT {left}.*, {picked} FROM {left} {how} {right} ON {' AND '.join(on)}{where})"
+
+
+_SQL_OPERATORS = {"==": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "like": "LIKE"}
+
+
+def _condition(condition: Filter, name: Callable[[Column], str]) -> str:
+    if isinstance(condition, Combined):
+        parts = [_condition(p, name) for p in condition.parts]
+        return f"(NOT {parts[0]})" if condition.how == "not" else f"({f' {condition.how.upper()} '.join(parts)})"
+    if not isinstance(condition, Comparison):
+        raise FeatureStoreError(f"{condition!r} is not a filter this engine knows.")
+    column, value = name(condition.column), condition.value
+    if condition.operator == "is_null":
+        return f"({column} IS NULL)"
+    if condition.operator == "in":
+        return f"({column} IN ({', '.join(literal(v) for v in value)}))" if value else "FALSE"
+    if condition.operator == "between":
+        return f"({column} BETWEEN {literal(value[0])} AND {literal(value[1])})"
+    return f"({column} {_SQL_OPERATORS[condition.operator]} {literal(value)})"
+
+
+def execute(
+    plan: Plan, inputs: Sequence[Sequence[str] | pa.Table], *, start: datetime | None = None,
+    end: datetime | None = None, ordered: bool = True, memory_limit: str = "4GB", threads: int = 0,
+) -> pa.Table:  # fmt: skip
+    """Run a plan over the Parquet files (or an Arrow table) of each source.
+
+    Returns the plan's outputs, in order of the spine's event time and key. Nothing is read of columns not needed.
+    """
+    registered: dict[str, pa.Table] = {}
+    tables = []
+    for place, (source, given) in enumerate(zip(plan.sources, inputs, strict=True)):
+        if isinstance(given, pa.Table) or not given:
+            empty = pa.schema([(f.name, f.type) for f in source.definition.features]).empty_table()
+            registered[f"t{place}"] = given if isinstance(given, pa.Table) else empty
+            tables.append(f"t{place}")
+        else:
+            tables.append(scan(given, evolved=True))
+    sql = statement(plan, tables, start=start, end=end, ordered=ordered)
+    result = run(sql, registered, memory_limit=memory_limit, threads=threads)
+    return as_schema(result, pa.schema([(o.name, o.feature.type) for o in plan.outputs]))

@@ -1,0 +1,61 @@
+"""A feature store on Delta Lake, in one process: feature groups, point-in-time joins, training sets as versions.
+
+>>> import tempfile, pandas as pd
+>>> fs = connect(tempfile.mkdtemp())
+>>> fg = fs.get_or_create_feature_group("amounts", 1, primary_key=["customer"], event_time="day", online_enabled=True)
+>>> fg.insert(pd.DataFrame({"customer": [1], "day": pd.to_datetime(["2021-01-01"]), "amount": [14.0]})).rows_written
+1
+>>> fg.get_online({"customer": 1}, ["amount"])
+{'amount': 14.0}
+"""
+
+from featurestore.delta import Commit
+from featurestore.errors import (
+    Conflict,
+    FeatureStoreError,
+    InvalidData,
+    InvalidTime,
+    JoinError,
+    NotFound,
+    NotReproducible,
+    SchemaMismatch,
+)
+from featurestore.feature_group import FeatureGroup
+from featurestore.feature_view import FeatureView
+from featurestore.query import Query
+from featurestore.schema import Feature
+from featurestore.settings import Settings
+from featurestore.store import FeatureStore, connect
+from featurestore.times import Window
+from featurestore.training_dataset import TrainingDataset
+from featurestore.transformations import udf
+
+connection = connect
+"""The slides' spelling: `connection().get_feature_store()`."""
+
+login = connect
+"""The newer spelling: `login().get_feature_store()`."""
+
+__all__ = [
+    "Commit",
+    "Conflict",
+    "Feature",
+    "FeatureGroup",
+    "FeatureStore",
+    "FeatureStoreError",
+    "FeatureView",
+    "InvalidData",
+    "InvalidTime",
+    "JoinError",
+    "NotFound",
+    "NotReproducible",
+    "Query",
+    "SchemaMismatch",
+    "Settings",
+    "TrainingDataset",
+    "Window",
+    "connect",
+    "connection",
+    "login",
+    "udf",
+]

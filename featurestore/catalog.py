@@ -1,0 +1,219 @@
+"""What exists: groups, views, training datasets, statistics and validation reports, in one SQL database."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from featurestore.errors import Conflict, FeatureStoreError, NotFound
+
+SCHEMA_VERSION = 1
+Kind = Literal["feature group", "feature view"]
+
+_metadata = sa.MetaData()
+_settings = sa.Table(
+    "triptych_catalog", _metadata, sa.Column("name", sa.String(64), primary_key=True), sa.Column("value", sa.Integer)
+)
+_things = sa.Table(
+    "definitions", _metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("name", sa.String(63), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("definition", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.DateTime, nullable=False),
+    sa.UniqueConstraint("kind", "name", "version"),
+)  # fmt: skip
+_training = sa.Table(
+    "training_datasets", _metadata,
+    sa.Column("view_id", sa.String(36), sa.ForeignKey("definitions.id"), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("manifest", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.DateTime, nullable=False),
+)  # fmt: skip
+_notes = sa.Table(
+    "commit_notes", _metadata,
+    sa.Column("group_id", sa.String(36), primary_key=True),
+    sa.Column("delta_version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.String(32), primary_key=True),
+    sa.Column("content", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.DateTime, nullable=False),
+)  # fmt: skip
+
+
+class Catalog:
+    """The database behind `url`; tables are made on first use.
+
+    Raises:
+        FeatureStoreError: the database cannot be reached, or was written by a newer version of this package.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = sa.make_url(url)
+        if self._url.get_backend_name() == "sqlite" and self._url.database:
+            try:
+                Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise FeatureStoreError(
+                    f"The feature store's home {Path(self._url.database).parent} cannot be made: {error}. "
+                    "Choose another one with featurestore.connect(home=...) or FEATURESTORE_HOME."
+                ) from error
+        self._engine = sa.create_engine(self._url, pool_pre_ping=True)
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine, "connect", _prepare_sqlite)
+            # Taking the write lock at the start makes a waiting writer see what the other one wrote.
+            sa.event.listen(self._engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
+        with self._transaction() as connection:
+            _metadata.create_all(connection, checkfirst=True)
+            found = connection.scalar(sa.select(_settings.c.value).where(_settings.c.name == "schema"))
+            if found is None:
+                connection.execute(sa.insert(_settings).values(name="schema", value=SCHEMA_VERSION))
+            elif found > SCHEMA_VERSION:
+                raise FeatureStoreError(
+                    f"The catalog at {self._shown} has schema {found}; this version of triptych knows {SCHEMA_VERSION}. "
+                    "Install the newer triptych that wrote it."
+                )
+
+    @property
+    def _shown(self) -> str:
+        return self._url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.IntegrityError as error:
+            raise Conflict("Another process registered the same name and version first. Get it instead.") from error
+        except sa.exc.OperationalError as error:
+            raise FeatureStoreError(
+                f"The catalog at {self._shown} does not answer: {error.orig}. Check the address, the disk and the rights."
+            ) from error
+
+    def add(self, kind: Kind, name: str, version: int, definition: dict[str, Any]) -> str:
+        """Register a definition; return its id.
+
+        Raises:
+            Conflict: the name and version exist already.
+        """
+        identifier = str(uuid.uuid4())
+        with self._transaction() as connection:
+            connection.execute(
+                sa.insert(_things).values(
+                    id=identifier, kind=kind, name=name, version=version, definition=definition, created_at=_now()
+                )
+            )
+        return identifier
+
+    def update(self, identifier: str, definition: dict[str, Any]) -> None:
+        """Replace a definition."""
+        with self._transaction() as connection:
+            connection.execute(sa.update(_things).where(_things.c.id == identifier).values(definition=definition))
+
+    def remove(self, identifier: str) -> None:
+        """Forget a definition with its training datasets and notes."""
+        with self._transaction() as connection:
+            connection.execute(sa.delete(_training).where(_training.c.view_id == identifier))
+            connection.execute(sa.delete(_notes).where(_notes.c.group_id == identifier))
+            connection.execute(sa.delete(_things).where(_things.c.id == identifier))
+
+    def find(self, kind: Kind, name: str, version: int | None = None) -> tuple[str, int, dict[str, Any]]:
+        """Id, version and definition; the newest version when none is given.
+
+        Raises:
+            NotFound: no such name, or no such version; the message lists what there is.
+        """
+        there = self.list(kind)
+        versions = {v: (i, d) for i, n, v, d in there if n == name}
+        plain = kind.replace(" ", "_")
+        if not versions:
+            known = sorted({n for _, n, _, _ in there})
+            raise NotFound(
+                f"There is no {kind} {name!r} (known: {', '.join(known) or 'none yet'}). "
+                f"Create it with fs.get_or_create_{plain}(...)."
+            )
+        wanted = max(versions) if version is None else version
+        if wanted not in versions:
+            raise NotFound(
+                f"{kind.capitalize()} {name!r} has no version {wanted} (versions: {', '.join(map(str, sorted(versions)))}). "
+                f"Create it with fs.get_or_create_{plain}(...)."
+            )
+        return versions[wanted][0], wanted, versions[wanted][1]
+
+    def list(self, kind: Kind) -> list[tuple[str, str, int, dict[str, Any]]]:
+        """Id, name, version and definition of all of a kind, by name and version."""
+        wanted = (
+            sa.select(_things.c.id, _things.c.name, _things.c.version, _things.c.definition)
+            .where(_things.c.kind == kind).order_by(_things.c.name, _things.c.version)
+        )  # fmt: skip
+        with self._transaction() as connection:
+            return [(r.id, r.name, r.version, r.definition) for r in connection.execute(wanted)]
+
+    def add_training_dataset(self, view_id: str, manifest: dict[str, Any]) -> int:
+        """Register a training dataset under the view's next version; return the version."""
+        with self._transaction() as connection:
+            newest = connection.scalar(
+                sa.select(sa.func.max(_training.c.version)).where(_training.c.view_id == view_id)
+            )
+            version = (newest or 0) + 1
+            connection.execute(
+                sa.insert(_training).values(view_id=view_id, version=version, manifest=manifest, created_at=_now())
+            )
+        return version
+
+    def training_datasets(self, view_id: str) -> dict[int, dict[str, Any]]:
+        """Manifests of a view's training datasets by version."""
+        wanted = (
+            sa.select(_training.c.version, _training.c.manifest)
+            .where(_training.c.view_id == view_id).order_by(_training.c.version)
+        )  # fmt: skip
+        with self._transaction() as connection:
+            return {r.version: r.manifest for r in connection.execute(wanted)}
+
+    def remove_training_dataset(self, view_id: str, version: int) -> None:
+        """Forget a training dataset."""
+        with self._transaction() as connection:
+            connection.execute(
+                sa.delete(_training).where(_training.c.view_id == view_id, _training.c.version == version)
+            )
+
+    def note(self, group_id: str, delta_version: int, kind: str, content: Any) -> None:
+        """Keep what belongs to a commit (its statistics, its validation report); the last one wins."""
+        key = (_notes.c.group_id == group_id) & (_notes.c.delta_version == delta_version) & (_notes.c.kind == kind)
+        with self._transaction() as connection:
+            connection.execute(sa.delete(_notes).where(key))
+            connection.execute(
+                sa.insert(_notes).values(
+                    group_id=group_id, delta_version=delta_version, kind=kind, content=content, created_at=_now()
+                )
+            )
+
+    def notes(self, group_id: str, kind: str) -> dict[int, Any]:
+        """What was kept of a kind, by Delta version."""
+        wanted = (
+            sa.select(_notes.c.delta_version, _notes.c.content)
+            .where(_notes.c.group_id == group_id, _notes.c.kind == kind).order_by(_notes.c.delta_version)
+        )  # fmt: skip
+        with self._transaction() as connection:
+            return {r.delta_version: r.content for r in connection.execute(wanted)}
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA busy_timeout = 30000")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)

@@ -1,0 +1,561 @@
+"""A feature group: rows that one pipeline writes and every other may read, offline and online."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from featurestore import delta, statistics, validation
+from featurestore.delta import Commit
+from featurestore.engines import duckdb as engine
+from featurestore.errors import Conflict, InvalidData, InvalidTime, NotFound, SchemaMismatch
+from featurestore.online import OnlineTable
+from featurestore.point_in_time import Definition
+from featurestore.query import Column, Filter, GroupRef, Query
+from featurestore.schema import (
+    TIMESTAMP,
+    DataFrameType,
+    Feature,
+    arrow_schema,
+    as_arrow,
+    check_column_names,
+    conform,
+    infer_features,
+    to_frame,
+)
+from featurestore.times import TimeLike, Window
+
+if TYPE_CHECKING:
+    from featurestore.store import FeatureStore
+
+Policy = Literal["STRICT", "ALWAYS"]
+
+
+@dataclass(frozen=True)
+class GroupDefinition:
+    """The contract of a feature group, as the catalog keeps it."""
+
+    ref: GroupRef
+    primary_key: tuple[str, ...]
+    event_time: str | None = None
+    features: tuple[Feature, ...] = ()
+    description: str = ""
+    online_enabled: bool = False
+    partition_key: tuple[str, ...] = ()
+    foreign_key: tuple[str, ...] = ()
+    expectation_suite: dict[str, Any] | None = None
+    validation_ingestion_policy: Policy = "STRICT"
+    statistics_config: bool = True
+    ttl: timedelta | None = None
+    tags: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.primary_key:
+            raise SchemaMismatch(f"Feature group {self.ref} needs a primary key: primary_key=['...'].")
+        if self.event_time in self.primary_key:
+            raise SchemaMismatch(f"{self.ref}: {self.event_time!r} is the event time already; take it out of the primary key.")
+        if self.ttl is not None and (self.event_time is None or self.ttl <= timedelta(0)):
+            raise SchemaMismatch(f"{self.ref}: ttl {self.ttl} needs an event time and a positive length.")
+        if self.validation_ingestion_policy not in ("STRICT", "ALWAYS"):
+            raise SchemaMismatch(
+                f"{self.ref}: validation_ingestion_policy {self.validation_ingestion_policy!r}: expected 'STRICT' or 'ALWAYS'."
+            )
+        if self.features:
+            self._check_features()
+
+    def _check_features(self) -> None:
+        check_column_names([f.name for f in self.features])
+        types = {f.name: f.type for f in self.features}
+        for name in [*self.identity, *self.partition_key]:
+            if name not in types:
+                raise SchemaMismatch(f"{self.ref}: key or time column {name!r} is not among the columns {list(types)}.")
+        for name in self.primary_key:
+            if pa.types.is_nested(types[name]) or pa.types.is_floating(types[name]):
+                raise SchemaMismatch(f"{self.ref}: {name!r} is {types[name]}; a key is a whole number, text, time, date or decimal.")
+        if self.event_time and not pa.types.is_timestamp(types[self.event_time]):
+            raise SchemaMismatch(
+                f"{self.ref}: the event time {self.event_time!r} is {types[self.event_time]}, expected a timestamp. "
+                "Convert it, for example with pandas.to_datetime(..., utc=True)."
+            )
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The columns that tell rows apart: primary key and event time."""
+        return (*self.primary_key, self.event_time) if self.event_time else self.primary_key
+
+    @property
+    def order(self) -> str:
+        """The column whose range prunes files."""
+        return self.event_time or self.primary_key[0]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of a batch."""
+        return arrow_schema(self.features, self.identity)
+
+    def with_features(self, features: Sequence[Feature]) -> GroupDefinition:
+        """The definition with its columns; a date as event time is kept as midnight UTC."""
+        timed = [
+            replace(f, dtype=TIMESTAMP) if f.name == self.event_time and pa.types.is_date(f.type) else f for f in features
+        ]
+        return replace(self, features=tuple(timed))
+
+    def to_json(self) -> dict[str, Any]:
+        """The definition as JSON-ready data."""
+        return {
+            "primary_key": list(self.primary_key), "event_time": self.event_time,
+            "features": [f.to_json() for f in self.features], "description": self.description,
+            "online_enabled": self.online_enabled, "partition_key": list(self.partition_key),
+            "foreign_key": list(self.foreign_key), "expectation_suite": self.expectation_suite,
+            "validation_ingestion_policy": self.validation_ingestion_policy,
+            "statistics_config": self.statistics_config,
+            "ttl_seconds": None if self.ttl is None else self.ttl.total_seconds(), "tags": dict(self.tags or {}),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, ref: GroupRef, data: dict[str, Any]) -> GroupDefinition:
+        """The definition that `to_json` described."""
+        ttl = data["ttl_seconds"]
+        return cls(
+            ref, tuple(data["primary_key"]), data["event_time"], tuple(Feature.from_json(f) for f in data["features"]),
+            data["description"], data["online_enabled"], tuple(data["partition_key"]), tuple(data["foreign_key"]),
+            data["expectation_suite"], data["validation_ingestion_policy"], data["statistics_config"],
+            None if ttl is None else timedelta(seconds=ttl), data["tags"],
+        )  # fmt: skip
+
+
+class FeatureGroup:
+    """Rows by primary key and event time. Get one from `FeatureStore.get_or_create_feature_group`.
+
+    `fg["amount"]` (or `fg.amount`) names a column for filters; `fg.select([...])` starts a query.
+    """
+
+    def __init__(self, store: FeatureStore, identifier: str, definition: GroupDefinition) -> None:
+        self._store = store
+        self.id = identifier
+        self.definition = definition
+
+    # What it is
+
+    @property
+    def name(self) -> str:
+        """The group's name."""
+        return self.definition.ref.name
+
+    @property
+    def version(self) -> int:
+        """The group's version."""
+        return self.definition.ref.version
+
+    @property
+    def ref(self) -> GroupRef:
+        """Name and version."""
+        return self.definition.ref
+
+    @property
+    def description(self) -> str:
+        """What one row is."""
+        return self.definition.description
+
+    @property
+    def primary_key(self) -> list[str]:
+        """The key columns."""
+        return list(self.definition.primary_key)
+
+    @property
+    def event_time(self) -> str | None:
+        """The column that says when a row's values became true."""
+        return self.definition.event_time
+
+    @property
+    def features(self) -> list[Feature]:
+        """All columns, keys and event time included; empty before the first insert of an undeclared group."""
+        return list(self.definition.features)
+
+    @property
+    def online_enabled(self) -> bool:
+        """Whether the newest row of each key can be looked up."""
+        return self.definition.online_enabled
+
+    @property
+    def tags(self) -> dict[str, Any]:
+        """What the group was tagged with."""
+        return dict(self.definition.tags or {})
+
+    @property
+    def location(self) -> str:
+        """Where the Delta table lies; any Delta reader can open it."""
+        return str(self._store.settings.lake.resolve() / f"{self.name}_{self.version}")
+
+    @property
+    def delta_version(self) -> int:
+        """The newest Delta version."""
+        return self._snapshot().version
+
+    @property
+    def watermark(self) -> datetime | None:
+        """The largest end of a committed window; None before the first."""
+        return delta.watermark(self.location) if self.definition.features else None
+
+    def __repr__(self) -> str:
+        return f"FeatureGroup({self.name!r}, version={self.version})"
+
+    def __getitem__(self, name: str) -> Column:
+        names = [f.name for f in self.definition.features]
+        if name not in names:
+            raise SchemaMismatch(f"{self.ref} has no column {name!r}; it has {names}.")
+        return Column(self.ref, name)
+
+    def __getattr__(self, name: str) -> Column:
+        if name.startswith("_") or "definition" not in self.__dict__:
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except SchemaMismatch as error:
+            raise AttributeError(str(error)) from error
+
+    # Writing
+
+    def insert(
+        self, frame: Any, overwrite: bool = False, *, operation: Literal["upsert"] = "upsert",
+        window: Window | tuple[TimeLike, TimeLike] | None = None, validation_options: Mapping[str, bool] | None = None,
+    ) -> Commit:  # fmt: skip
+        """Insert rows that are new and update those that differ; when it returns they are readable, also online.
+
+        Args:
+            frame: pandas or Polars DataFrame, Arrow table, or anything with `__arrow_c_stream__`; columns in any order.
+            overwrite: replace everything stored.
+            window: the half-open stretch of time this batch completes; committed with the rows. An empty frame with a
+                window is a commit too.
+            validation_options: `{"run_validation": False}` skips the expectation suite for this batch.
+        Returns:
+            What was written; inserting the same rows again gives `rows_written == 0`.
+        Raises:
+            SchemaMismatch: columns or types differ from the contract.
+            InvalidData: a null key or time, a value its type cannot hold, or a rule that failed (`.report` says which).
+            Conflict: other writers were faster many times in a row.
+            All of them leave the group as it was.
+
+        Of rows with the same key and event time in one batch the last one wins.
+        """
+        if operation != "upsert":
+            raise InvalidData(f"operation {operation!r} is not known: insert always is an upsert.")
+        stretch = None if window is None else Window.of(*window)
+        rows, deduplicated = self._batch(frame)
+        report = self._validated(rows, stretch) if (validation_options or {}).get("run_validation", True) else None
+        self._ensure_table()
+        definition, settings = self.definition, self._store.settings
+        write = {
+            "order": definition.order, "who": settings.who, "window": stretch, "deduplicated": deduplicated,
+            "clock": self._store.clock,
+        }  # fmt: skip
+        if overwrite:
+            commit = delta.overwrite(self.location, rows, **write)
+        else:
+            commit = delta.upsert(self.location, rows, identity=definition.identity, **write)
+        if commit.rows_written and definition.statistics_config:
+            written = rows if not commit.rows_unchanged else self._written(commit)
+            self._store.catalog.note(self.id, commit.version, "statistics", statistics.summarise(written))
+        if report is not None:
+            self._store.catalog.note(self.id, commit.version, "validation", report)
+        if self.online_enabled:
+            self._bring_online(commit, rows)
+        return commit
+
+    def _batch(self, frame: Any) -> tuple[pa.Table, int]:
+        if not self.definition.features:
+            self._refresh()
+        definition = self.definition
+        what = f"Feature group {definition.ref}"
+        if not definition.features:
+            definition = definition.with_features(infer_features(as_arrow(frame)))
+        rows = conform(frame, definition.features, required=definition.identity, what=what)
+        self.definition = definition
+        unique = engine.keep_last(rows, definition.identity)
+        unique = unique.sort_by([(c, "ascending") for c in dict.fromkeys([definition.order, *definition.identity])])
+        return unique, rows.num_rows - unique.num_rows
+
+    def _validated(self, rows: pa.Table, window: Window | None) -> dict[str, Any] | None:
+        suite = self.definition.expectation_suite
+        if not suite:
+            return None
+        report = validation.check(rows, suite)
+        if not report.success and self.definition.validation_ingestion_policy == "STRICT":
+            self._quarantine(rows, report)
+            raise InvalidData(
+                f"{self.ref}{f', window {window}' if window else ''}: {report.summary()} Nothing was written; "
+                "fg.quarantine() shows the rejected rows.",
+                report.to_json(),
+            )
+        return report.to_json()
+
+    def _quarantine(self, rows: pa.Table, report: validation.Report) -> None:
+        mask = report.failed_rows
+        positions = [int(i) for i in mask.nonzero()[0]]
+        if not positions:  # a rule about the whole batch: no single row is to blame
+            positions = list(range(rows.num_rows))
+        batch_rules = "; ".join(o.rule for o in report.outcomes if not o.success and o.is_blocking)
+        rules = ["; ".join(report.rules_of(i)) or batch_rules for i in positions]
+        nullable = pa.schema([f.with_nullable(True) for f in rows.schema])
+        rejected = rows.cast(nullable).take(pa.array(positions, pa.int64()))
+        rejected = rejected.append_column("__rule", pa.array(rules, pa.string()))
+        now = pa.repeat(pa.scalar(self._store.clock(), TIMESTAMP), len(positions))
+        delta.append_loose(self._quarantine_location, rejected.append_column("__rejected_at", now))
+
+    @property
+    def _quarantine_location(self) -> str:
+        return str(self._store.settings.home.resolve() / "quarantine" / f"{self.name}_{self.version}")
+
+    def quarantine(self, dataframe_type: DataFrameType = "pandas") -> Any:
+        """Rows that a STRICT suite rejected, with `__rule` (the rules they broke) and `__rejected_at`; oldest first."""
+        location = self._quarantine_location
+        if not delta.exists(location):
+            extra = [pa.field("__rule", pa.string()), pa.field("__rejected_at", TIMESTAMP)]
+            return to_frame(pa.schema([*self.definition.schema, *extra]).empty_table(), dataframe_type)
+        files = delta.snapshot(location, self.definition.order).between()
+        rows = engine.run(f"SELECT * FROM {engine.scan(files, evolved=True)} ORDER BY __rejected_at")
+        return to_frame(rows, dataframe_type)
+
+    def validate(self, frame: Any) -> dict[str, Any]:
+        """Check a frame against the contract and the expectation suite without writing; return the report."""
+        rows, _ = self._batch(frame)
+        return validation.check(rows, self.definition.expectation_suite or {"name": "none", "expectations": []}).to_json()
+
+    def validation_reports(self) -> dict[int, dict[str, Any]]:
+        """The validation report of each commit, by Delta version."""
+        return self._store.catalog.notes(self.id, "validation")
+
+    def remove_rows(self, keys: Any) -> Commit:
+        """Delete the rows whose primary key and event time the frame lists, offline and online.
+
+        Online falls back to the newest row left. Keys that are not stored are ignored.
+        """
+        definition = self._declared()
+        wanted = [f for f in definition.features if f.name in definition.identity]
+        rows = conform(keys, wanted, required=definition.identity, what=f"remove_rows of {self.ref}")
+        commit = delta.delete(
+            self.location, rows, order=definition.order, who=self._store.settings.who, clock=self._store.clock
+        )
+        if self.online_enabled:
+            self._rebuild_online()
+        return commit
+
+    # Reading
+
+    def select(self, features: Sequence[str]) -> Query:
+        """A query of some columns."""
+        definition = self._declared()
+        self.point_in_time_definition().check(list(features))
+        return Query(definition.ref, tuple(features), reader=self._store)
+
+    def select_all(self) -> Query:
+        """A query of all columns."""
+        return self.select([f.name for f in self._declared().features])
+
+    def select_except(self, features: Sequence[str]) -> Query:
+        """A query of all columns but these."""
+        self.point_in_time_definition().check(list(features))
+        return self.select([f.name for f in self.definition.features if f.name not in features])
+
+    def select_features(self) -> Query:
+        """A query of all columns but keys and event time."""
+        definition = self._declared()
+        return self.select_except([*definition.identity, *definition.foreign_key])
+
+    def filter(self, condition: Filter) -> Query:
+        """A query of all columns, of the rows that meet a condition."""
+        return self.select_all().filter(condition)
+
+    def read(
+        self, start_time: TimeLike | None = None, end_time: TimeLike | None = None, *,
+        as_of: int | TimeLike | None = None, dataframe_type: DataFrameType = "pandas",
+    ) -> Any:  # fmt: skip
+        """All rows of `[start_time, end_time)` by event time, ordered by event time and key.
+
+        Args:
+            as_of: a Delta version or a time: the rows as they were then.
+        Raises:
+            NotFound: the group has no rows yet because nothing was ever inserted, or there is no such version.
+            InvalidTime: the group has no event time to select by, or `as_of` lies before the first commit.
+        """
+        definition = self._declared()
+        if definition.event_time is None and not (start_time is None and end_time is None):
+            raise InvalidTime(f"{self.ref} has no event time, so it cannot be read by time. Leave start_time and end_time out.")
+        version = None if as_of is None else delta.version_at(self.location, as_of)
+        query = replace(self.select_all(), version=version)
+        return self._store.read_query(query, dataframe_type=dataframe_type, start_time=start_time, end_time=end_time)
+
+    def show(self, n: int = 5) -> Any:
+        """The first rows, to look at."""
+        return self.select_all().show(n)
+
+    def as_of(self, moment: int | TimeLike) -> Query:
+        """A query of all columns as they were at a Delta version or time."""
+        return replace(self.select_all(), version=delta.version_at(self.location, moment))
+
+    def history(self) -> list[Commit]:
+        """Every commit, oldest first: version, time, rows, window, who."""
+        return delta.history(self.location) if self.definition.features else []
+
+    def windows(self) -> list[Window]:
+        """The committed windows, in order of time."""
+        return sorted({c.window for c in self.history() if c.window is not None})
+
+    def get_statistics(self, commit: Commit | int | None = None) -> dict[str, Any]:
+        """Column statistics: of the rows a commit wrote, or of the whole group now.
+
+        Raises:
+            NotFound: the commit wrote no rows.
+        """
+        if commit is None:
+            return statistics.summarise(self._rows(self._snapshot()))
+        version = commit if isinstance(commit, int) else commit.version
+        known = self._store.catalog.notes(self.id, "statistics").get(version)
+        if known is None:
+            written = self._written(next((c for c in self.history() if c.version == version), None))
+            if not written.num_rows:
+                raise NotFound(f"{self.ref}: commit {version} wrote no rows, so it has no statistics.")
+            known = statistics.summarise(written)
+            self._store.catalog.note(self.id, version, "statistics", known)
+        return known
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """Column statistics of the group now."""
+        return self.get_statistics()
+
+    def get_online(self, keys: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any] | None:
+        """Columns of the newest row of one key, from the online store; None when the key has no row that still counts."""
+        if not self.online_enabled:
+            raise SchemaMismatch(f"{self.ref} is not online. Create it with online_enabled=True.")
+        definition = self._declared()
+        if set(keys) != set(definition.primary_key):
+            raise SchemaMismatch(f"{self.ref} is looked up by {list(definition.primary_key)}, got {sorted(keys)}.")
+        key = tuple(keys[k] for k in definition.primary_key)
+        row = self._store.online.reader([(self.online_table(), list(columns))]).one([key])[0]
+        if row is None or not self.counts(row[0]):
+            return None
+        return dict(zip(columns, row[1:], strict=True))
+
+    def counts(self, event_time_micros: int | None) -> bool:
+        """Whether a row of that event time is still within the group's ttl."""
+        if self.definition.ttl is None or event_time_micros is None:
+            return True
+        oldest = self._store.now_micros() - self.definition.ttl // timedelta(microseconds=1)
+        return event_time_micros >= oldest
+
+    # What the store and the views need
+
+    def point_in_time_definition(self) -> Definition:
+        """What a query plan must know of this group."""
+        d = self._declared()
+        return Definition(d.ref, d.features, d.primary_key, d.event_time, d.ttl)
+
+    def online_table(self) -> OnlineTable:
+        """The group's table in the online store."""
+        d = self._declared()
+        return OnlineTable(f"fg_{self.id.replace('-', '')}", d.primary_key, d.event_time, d.features)
+
+    def snapshot(self, version: int | None = None) -> delta.Snapshot:
+        """The Delta table at a version."""
+        return self._snapshot(version)
+
+    def sync_online(self) -> None:
+        """Bring the online store up to the newest Delta version."""
+        if self.online_enabled and self.definition.features:
+            table = self.online_table()
+            newest = self._snapshot().version
+            if self._store.online.version(table) != newest:
+                self._rebuild_online()
+
+    def prepare(self) -> None:
+        """Make the tables of a declared group, so that it can be read before its first insert."""
+        if self.definition.features:
+            self._ensure_table()
+            if self.online_enabled:
+                self._store.online.create(self.online_table())
+
+    def _declared(self) -> GroupDefinition:
+        if not self.definition.features:
+            self._refresh()
+        if not self.definition.features:
+            raise NotFound(f"{self.ref} has no columns yet: declare features=[...] or insert a first batch.")
+        return self.definition
+
+    def _refresh(self) -> None:
+        _, _, data = self._store.catalog.find("feature group", self.name, self.version)
+        stored = GroupDefinition.from_json(self.ref, data)
+        if stored.features:
+            self.definition = stored
+
+    def _ensure_table(self) -> None:
+        definition = self._declared() if not self.definition.features else self.definition
+        if delta.exists(self.location):
+            return
+        delta.create(
+            self.location, definition.schema, name=str(self.ref), description=definition.description,
+            partition_by=definition.partition_key,
+        )  # fmt: skip
+        self._store.catalog.update(self.id, definition.to_json())
+
+    def _snapshot(self, version: int | None = None) -> delta.Snapshot:
+        self._declared()
+        return delta.snapshot(self.location, self.definition.order, version)
+
+    def _rows(self, snapshot: delta.Snapshot, condition: str = "TRUE") -> pa.Table:
+        schema = self.definition.schema
+        files = snapshot.between()
+        if not files:
+            return schema.empty_table()
+        columns = ", ".join(engine.quote(n) for n in schema.names)
+        return engine.as_schema(
+            engine.run(f"SELECT {columns} FROM {engine.scan(files, evolved=True)} WHERE {condition}"), schema
+        )
+
+    def _written(self, commit: Commit | None) -> pa.Table:
+        if commit is None or not commit.rows_written:
+            return self.definition.schema.empty_table()
+        stamp = f"{delta.COMMITTED_AT} = {engine.literal(commit.time)}"
+        return self._rows(self._snapshot(commit.version), stamp)
+
+    def _bring_online(self, commit: Commit, rows: pa.Table) -> None:
+        store, table = self._store.online, self.online_table()
+        store.create(table)
+        held = store.version(table)
+        if held == commit.version:
+            return
+        try:
+            if commit.operation == "upsert" and (held == commit.version - 1 or (held is None and commit.version == 1)):
+                store.upsert(table, rows, delta_version=commit.version, previous_version=held)
+                return
+        except Conflict:
+            pass  # another writer moved on in between: catch up with both below
+        self._rebuild_online()
+
+    def _rebuild_online(self) -> None:
+        store, table = self._store.online, self.online_table()
+        store.create(table)
+        snapshot = self._snapshot()
+        rows = self._rows(snapshot)
+        if self.event_time is not None and rows.num_rows:
+            newest = rows.sort_by([(self.event_time, "ascending")])
+            rows = engine.keep_last(newest, self.definition.primary_key)
+        try:
+            store.rebuild(table, rows, delta_version=snapshot.version)
+        except Conflict:
+            if (store.version(table) or 0) < snapshot.version:
+                raise
+
+    def delete(self) -> None:
+        """Remove the group: rows, online table, catalog entry. Views that use it stop working."""
+        if self.definition.features:
+            if self.online_enabled:
+                self._store.online.drop(self.online_table())
+            delta.drop(self.location)
+            delta.drop(self._quarantine_location)
+        self._store.catalog.remove(self.id)
+

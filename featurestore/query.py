@@ -1,0 +1,313 @@
+"""What to read, as frozen data: selected features, joins and filters. Nothing here reads anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from featurestore.errors import JoinError, SchemaMismatch
+from featurestore.times import TimeLike, parse_time
+
+if TYPE_CHECKING:
+    from featurestore.schema import DataFrameType
+
+JoinType = Literal["left", "inner"]
+Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "like", "between", "is_null"]
+
+
+class GroupRef(NamedTuple):
+    """A feature group by name and version."""
+
+    name: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.name}_v{self.version}"
+
+
+class Reader(Protocol):
+    """Who runs a query: the feature store it was made by."""
+
+    def read_query(
+        self, query: Query, *, dataframe_type: DataFrameType, start_time: TimeLike | None, end_time: TimeLike | None
+    ) -> Any:
+        """The query's rows."""
+
+    def query_sql(self, query: Query) -> str:
+        """The SQL that runs."""
+
+    def explain_query(self, query: Query) -> str:
+        """The plan in words."""
+
+
+class Filter:
+    """A condition on rows; combine with `&`, `|` and `~`."""
+
+    def __and__(self, other: Filter) -> Filter:
+        return Combined("and", (self, other))
+
+    def __or__(self, other: Filter) -> Filter:
+        return Combined("or", (self, other))
+
+    def __invert__(self) -> Filter:
+        return Combined("not", (self,))
+
+    def __bool__(self) -> bool:
+        raise SchemaMismatch("A filter has no truth value. Combine filters with &, | and ~, each side in parentheses.")
+
+    def columns(self) -> Iterable[Column]:
+        """The columns the filter reads."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """The filter as JSON-ready data; `filter_from_json` reads it back."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Comparison(Filter):
+    """One column against a value."""
+
+    column: Column
+    operator: Operator
+    value: Any = None
+
+    def columns(self) -> Iterable[Column]:
+        """The one column compared."""
+        return (self.column,)
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as JSON-ready data."""
+        return {"column": self.column.to_json(), "operator": self.operator, "value": _value_to_json(self.value)}
+
+
+@dataclass(frozen=True)
+class Combined(Filter):
+    """Filters joined by and, or, not."""
+
+    how: Literal["and", "or", "not"]
+    parts: tuple[Filter, ...]
+
+    def columns(self) -> Iterable[Column]:
+        """The columns of all parts."""
+        return [c for part in self.parts for c in part.columns()]
+
+    def to_json(self) -> dict[str, Any]:
+        """The combination as JSON-ready data."""
+        return {"how": self.how, "parts": [p.to_json() for p in self.parts]}
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """A feature of a group, to compare with: `fg["amount"] > 10`. Comparisons give filters."""
+
+    group: GroupRef
+    name: str
+
+    def __eq__(self, other: object) -> Comparison:  # type: ignore[override]  # a comparison is what users write it for
+        return Comparison(self, "==", other)
+
+    def __ne__(self, other: object) -> Comparison:  # type: ignore[override]
+        return Comparison(self, "!=", other)
+
+    def __lt__(self, other: Any) -> Comparison:
+        return Comparison(self, "<", other)
+
+    def __le__(self, other: Any) -> Comparison:
+        return Comparison(self, "<=", other)
+
+    def __gt__(self, other: Any) -> Comparison:
+        return Comparison(self, ">", other)
+
+    def __ge__(self, other: Any) -> Comparison:
+        return Comparison(self, ">=", other)
+
+    def __hash__(self) -> int:
+        return hash((self.group, self.name))
+
+    def isin(self, values: Iterable[Any]) -> Comparison:
+        """Equal to one of the values."""
+        return Comparison(self, "in", tuple(values))
+
+    def like(self, pattern: str) -> Comparison:
+        """Matches an SQL pattern (`%` any text, `_` one character)."""
+        return Comparison(self, "like", pattern)
+
+    def between(self, low: Any, high: Any) -> Comparison:
+        """`low <= value <= high`."""
+        return Comparison(self, "between", (low, high))
+
+    def is_null(self) -> Comparison:
+        """Has no value."""
+        return Comparison(self, "is_null")
+
+    def to_json(self) -> list[Any]:
+        """Group name, group version, column name."""
+        return [self.group.name, self.group.version, self.name]
+
+
+@dataclass(frozen=True)
+class Join:
+    """A query joined to the one on its left."""
+
+    query: Query
+    on: tuple[str, ...] | None = None
+    left_on: tuple[str, ...] | None = None
+    right_on: tuple[str, ...] | None = None
+    join_type: JoinType = "left"
+    prefix: str | None = None
+
+
+@dataclass(frozen=True)
+class Query:
+    """Selected features of a group, and the queries joined to it. Every method gives a new query."""
+
+    group: GroupRef
+    features: tuple[str, ...]
+    joins: tuple[Join, ...] = ()
+    row_filter: Filter | None = None
+    result_filter: Filter | None = None
+    version: int | None = None
+    row_limit: int | None = None
+    reader: Reader | None = field(default=None, repr=False, compare=False)
+
+    def join(
+        self, other: Query, on: Sequence[str] | None = None, left_on: Sequence[str] | None = None,
+        right_on: Sequence[str] | None = None, join_type: JoinType = "left", prefix: str | None = None,
+    ) -> Query:  # fmt: skip
+        """Join another query: to each row its newest row of equal keys that is not later.
+
+        Args:
+            on: key columns of equal name on both sides; default: the right group's primary key.
+            left_on, right_on: key columns of different names, in pairs.
+            join_type: "left" keeps every row of the left side, "inner" drops those without a match.
+            prefix: put before the name of every column the join contributes.
+        Raises:
+            JoinError: another join type, or keys given in two ways.
+        """
+        if join_type not in ("left", "inner"):
+            raise JoinError(f"join_type {join_type!r} is not possible here. Use 'left' or 'inner'.")
+        if (on is not None and (left_on or right_on)) or bool(left_on) != bool(right_on):
+            raise JoinError("Give either on=[...], or left_on=[...] and right_on=[...] together.")
+        if left_on and right_on and len(left_on) != len(right_on):
+            raise JoinError(f"left_on {list(left_on)} and right_on {list(right_on)} differ in length.")
+        joined = Join(other, _names(on), _names(left_on), _names(right_on), join_type, prefix)
+        return replace(self, joins=(*self.joins, joined))
+
+    def filter(self, condition: Filter) -> Query:
+        """Keep the rows that meet a condition: before joins, of the group's own rows; after joins, of the result."""
+        if not isinstance(condition, Filter):
+            raise SchemaMismatch(f"{condition!r} is not a filter. Write fg['amount'] > 10, combined with &, | and ~.")
+        kind = "result_filter" if self.joins else "row_filter"
+        present: Filter | None = getattr(self, kind)
+        return replace(self, **{kind: condition if present is None else present & condition})
+
+    def limit(self, n: int) -> Query:
+        """Only the first rows."""
+        return replace(self, row_limit=n)
+
+    def read(
+        self, dataframe_type: DataFrameType = "pandas", *, start_time: TimeLike | None = None,
+        end_time: TimeLike | None = None,
+    ) -> Any:  # fmt: skip
+        """The rows as a frame, ordered by the left-most group's event time and key."""
+        return self._reader().read_query(
+            self, dataframe_type=dataframe_type, start_time=start_time, end_time=end_time
+        )
+
+    def show(self, n: int = 5) -> Any:
+        """The first rows, to look at."""
+        return self.limit(n).read()
+
+    def to_string(self) -> str:
+        """The SQL that runs."""
+        return self._reader().query_sql(self)
+
+    def explain(self) -> str:
+        """How each group is joined, in words."""
+        return self._reader().explain_query(self)
+
+    def groups(self) -> list[GroupRef]:
+        """All groups of the query, left-most first."""
+        return [self.group, *(g for j in self.joins for g in j.query.groups())]
+
+    def _reader(self) -> Reader:
+        if self.reader is None:
+            raise JoinError("This query belongs to no feature store. Make queries with fg.select([...]).")
+        return self.reader
+
+    def to_json(self) -> dict[str, Any]:
+        """The query as JSON-ready data; `query_from_json` reads it back."""
+        return {
+            "group": list(self.group), "features": list(self.features), "version": self.version,
+            "limit": self.row_limit,
+            "row_filter": self.row_filter and self.row_filter.to_json(),
+            "result_filter": self.result_filter and self.result_filter.to_json(),
+            "joins": [
+                {
+                    "query": j.query.to_json(), "on": j.on, "left_on": j.left_on, "right_on": j.right_on,
+                    "join_type": j.join_type, "prefix": j.prefix,
+                }
+                for j in self.joins
+            ],
+        }  # fmt: skip
+
+
+def _names(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def query_from_json(data: dict[str, Any], reader: Reader | None = None) -> Query:
+    """The query that `to_json` described."""
+    joins = tuple(
+        Join(
+            query_from_json(j["query"], reader), _names(j["on"]), _names(j["left_on"]), _names(j["right_on"]),
+            j["join_type"], j["prefix"],
+        )
+        for j in data["joins"]
+    )  # fmt: skip
+    return Query(
+        GroupRef(*data["group"]), tuple(data["features"]), joins, filter_from_json(data["row_filter"]),
+        filter_from_json(data["result_filter"]), data["version"], data["limit"], reader,
+    )  # fmt: skip
+
+
+def filter_from_json(data: dict[str, Any] | None) -> Filter | None:
+    """The filter that `to_json` described."""
+    if data is None:
+        return None
+    if "how" in data:
+        return Combined(data["how"], tuple(f for p in data["parts"] if (f := filter_from_json(p)) is not None))
+    name, version, column = data["column"]
+    return Comparison(Column(GroupRef(name, version), column), data["operator"], _value_from_json(data["value"]))
+
+
+def _value_to_json(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return {"list": [_value_to_json(v) for v in value]}
+    if isinstance(value, datetime):
+        return {"time": parse_time(value).isoformat()}
+    if isinstance(value, date):
+        return {"date": value.isoformat()}
+    if isinstance(value, Decimal):
+        return {"decimal": str(value)}
+    if hasattr(value, "item"):  # numpy scalars
+        return value.item()
+    return value
+
+
+def _value_from_json(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "list" in value:
+        return tuple(_value_from_json(v) for v in value["list"])
+    if "time" in value:
+        return parse_time(value["time"])
+    if "date" in value:
+        return date.fromisoformat(value["date"])
+    return Decimal(value["decimal"])

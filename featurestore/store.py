@@ -1,0 +1,310 @@
+"""The feature store: creates and finds groups and views, and runs their queries."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from featurestore import transformations, validation
+from featurestore.catalog import Catalog
+from featurestore.engines import duckdb as engine
+from featurestore.errors import Conflict, SchemaMismatch
+from featurestore.feature_group import FeatureGroup, GroupDefinition, Policy
+from featurestore.feature_view import FeatureView
+from featurestore.online import OnlineStore
+from featurestore.point_in_time import Definition, Plan
+from featurestore.point_in_time import plan as plan_of
+from featurestore.query import GroupRef, Query
+from featurestore.schema import DataFrameType, Feature, check_name, check_version, to_frame
+from featurestore.settings import Settings
+from featurestore.times import TimeLike, parse_time, to_micros
+from featurestore.transformations import TransformationFunction
+
+_log = logging.getLogger(__name__)
+
+
+class FeatureStore:
+    """All feature groups and views of one home. Get one from `featurestore.connect()`.
+
+    Args:
+        settings: where things live.
+        clock: the present, for commit times and ttl; tests may stop it.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], datetime] | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or (lambda: datetime.now(UTC))
+        self.catalog = Catalog(settings.resolved_catalog_url)
+        self.online = OnlineStore(settings.resolved_online_url)
+
+    def __repr__(self) -> str:
+        return f"FeatureStore({str(self.settings.home)!r})"
+
+    def get_feature_store(self) -> FeatureStore:
+        """The store itself: the slides write `connection().get_feature_store()`."""
+        return self
+
+    def close(self) -> None:
+        """Close all database connections."""
+        self.catalog.close()
+        self.online.close()
+
+    # Feature groups
+
+    def get_or_create_feature_group(
+        self, name: str, version: int, *, primary_key: Sequence[str], description: str = "",
+        event_time: str | None = None, features: Sequence[Feature] | None = None, online_enabled: bool = False,
+        partition_key: Sequence[str] = (), foreign_key: Sequence[str] = (), expectation_suite: Any = None,
+        validation_ingestion_policy: Policy = "STRICT", statistics_config: bool = True,
+        ttl: timedelta | None = None, tags: Mapping[str, Any] | None = None,
+    ) -> FeatureGroup:  # fmt: skip
+        """The feature group of that name and version; created when it does not exist.
+
+        Args:
+            name: `[a-z][a-z0-9_]{0,62}`.
+            version: from 1; another definition (keys, event time, features) is another version.
+            primary_key: columns that with the event time tell rows apart.
+            event_time: the column that says when a row's values became true; None for rows without time.
+            features: the columns, keys included; None lets the first insert decide.
+            online_enabled: keep the newest row of each key for lookups.
+            expectation_suite: rules checked before each write: a Great Expectations suite, a dict or JSON text.
+            validation_ingestion_policy: "STRICT" refuses a batch that fails, "ALWAYS" writes it with its report.
+            ttl: age beyond which a row no longer counts, in joins and online.
+        Raises:
+            SchemaMismatch: it exists with other keys, event time or features; or a name that is not allowed.
+        """
+        check_name(name, "Feature group")
+        check_version(version, f"Feature group {name!r}")
+        wanted = GroupDefinition(
+            GroupRef(name, version), _names(primary_key), event_time, (), description, online_enabled,
+            _names(partition_key), _names(foreign_key),
+            validation.normalise(expectation_suite) if expectation_suite is not None else None,
+            validation_ingestion_policy, statistics_config, ttl, dict(tags or {}),
+        )  # fmt: skip
+        if features is not None:
+            wanted = wanted.with_features(features)
+        existing = {(n, v): (i, d) for i, n, v, d in self.catalog.list("feature group")}.get((name, version))
+        if existing is None:
+            try:
+                group = FeatureGroup(self, self.catalog.add("feature group", name, version, wanted.to_json()), wanted)
+            except Conflict:
+                existing = self.catalog.find("feature group", name, version)[::2]
+            else:
+                group.prepare()
+                return group
+        identifier, data = existing
+        stored = GroupDefinition.from_json(wanted.ref, data)
+        _check_same(stored, wanted)
+        merged = replace(wanted, features=stored.features or wanted.features)
+        merged = replace(merged, tags={**(stored.tags or {}), **(wanted.tags or {})})
+        if not description:
+            merged = replace(merged, description=stored.description)
+        if merged.to_json() != data:
+            self.catalog.update(identifier, merged.to_json())
+        group = FeatureGroup(self, identifier, merged)
+        group.prepare()
+        return group
+
+    def create_feature_group(self, name: str, version: int, **definition: Any) -> FeatureGroup:
+        """Create a group that must not exist yet; arguments as in `get_or_create_feature_group`.
+
+        Raises:
+            Conflict: the name and version exist.
+        """
+        if any((n, v) == (name, version) for _, n, v, _ in self.catalog.list("feature group")):
+            raise Conflict(f"Feature group {name!r} version {version} exists. Get it, or create another version.")
+        return self.get_or_create_feature_group(name, version, **definition)
+
+    def get_feature_group(self, name: str, version: int | None = None) -> FeatureGroup:
+        """A feature group; the newest version when none is given (a log line says which).
+
+        Raises:
+            NotFound: no such name or version; the message lists what there is.
+        """
+        identifier, found, data = self.catalog.find("feature group", name, version)
+        if version is None:
+            _log.info("feature group %s: using version %d, the newest", name, found)
+        ref = GroupRef(name, found)
+        return FeatureGroup(self, identifier, GroupDefinition.from_json(ref, data))
+
+    def get_feature_groups(self) -> list[FeatureGroup]:
+        """All feature groups, by name and version."""
+        return [
+            FeatureGroup(self, i, GroupDefinition.from_json(GroupRef(n, v), d))
+            for i, n, v, d in self.catalog.list("feature group")
+        ]
+
+    # Feature views
+
+    def get_or_create_feature_view(
+        self, name: str, version: int = 1, *, query: Query, labels: Sequence[str] | None = None,
+        transformation_functions: Any = None, description: str = "",
+    ) -> FeatureView:  # fmt: skip
+        """The feature view of that name and version; created when it does not exist.
+
+        Args:
+            query: the features, joined point in time; the left-most group gives the rows.
+            labels: columns of the query to predict.
+            transformation_functions: `{"amount": fs.get_transformation_function("standard_scaler")}`, a chain as a list
+                of functions, or a list of functions bound to columns. Fitted on the training split only.
+        Raises:
+            SchemaMismatch: it exists with another query, labels or transformations; or a column does not exist.
+        """
+        check_name(name, "Feature view")
+        check_version(version, f"Feature view {name!r}")
+        wanted = FeatureView.define(self, query, _names(labels or ()), transformation_functions, description)
+        existing = {(n, v): (i, d) for i, n, v, d in self.catalog.list("feature view")}.get((name, version))
+        if existing is None:
+            try:
+                return FeatureView(self, self.catalog.add("feature view", name, version, wanted), name, version, wanted)
+            except Conflict:
+                existing = self.catalog.find("feature view", name, version)[::2]
+        identifier, data = existing
+        if changed := [k for k in ("query", "labels", "transformations") if _plain(data[k]) != _plain(wanted[k])]:
+            raise SchemaMismatch(
+                f"Feature view {name!r} version {version} exists with another {' and '.join(changed)}. "
+                f"A changed view is a new version: version={version + 1}."
+            )
+        return FeatureView(self, identifier, name, version, data)
+
+    def create_feature_view(
+        self, name: str, version: int | None = None, *, query: Query, labels: Sequence[str] | None = None,
+        transformation_functions: Any = None, description: str = "",
+    ) -> FeatureView:  # fmt: skip
+        """Create a view that must not exist yet; without a version, the next one.
+
+        Raises:
+            Conflict: the name and version exist.
+        """
+        there = [v for _, n, v, _ in self.catalog.list("feature view") if n == name]
+        chosen = max(there, default=0) + 1 if version is None else version
+        if chosen in there:
+            raise Conflict(f"Feature view {name!r} version {chosen} exists. Get it, or create another version.")
+        return self.get_or_create_feature_view(
+            name, chosen, query=query, labels=labels, transformation_functions=transformation_functions,
+            description=description,
+        )  # fmt: skip
+
+    def get_feature_view(self, name: str, version: int | None = None) -> FeatureView:
+        """A feature view; the newest version when none is given (a log line says which).
+
+        Raises:
+            NotFound: no such name or version; the message lists what there is.
+        """
+        identifier, found, data = self.catalog.find("feature view", name, version)
+        if version is None:
+            _log.info("feature view %s: using version %d, the newest", name, found)
+        return FeatureView(self, identifier, name, found, data)
+
+    def get_feature_views(self) -> list[FeatureView]:
+        """All feature views, by name and version."""
+        return [FeatureView(self, i, n, v, d) for i, n, v, d in self.catalog.list("feature view")]
+
+    def get_transformation_function(self, name: str) -> TransformationFunction:
+        """A built-in transformation function by name, such as "standard_scaler"."""
+        return transformations.get(name)
+
+    def get_transformation_functions(self) -> list[TransformationFunction]:
+        """All built-in transformation functions."""
+        return list(transformations.BUILT_INS.values())
+
+    # Queries
+
+    def read_query(
+        self, query: Query, *, dataframe_type: DataFrameType = "pandas", start_time: TimeLike | None = None,
+        end_time: TimeLike | None = None,
+    ) -> Any:  # fmt: skip
+        """Run a query at the present versions of its groups."""
+        plan = plan_of(query, self.definitions(query))
+        return to_frame(self.run(plan, self.versions(query), start=start_time, end=end_time), dataframe_type)
+
+    def query_sql(self, query: Query) -> str:
+        """The SQL that runs a query, with the tables' names in place of their files."""
+        plan = plan_of(query, self.definitions(query))
+        return engine.statement(plan, [engine.quote(str(s.definition.ref)) for s in plan.sources])
+
+    def explain_query(self, query: Query) -> str:
+        """The plan of a query in words."""
+        return plan_of(query, self.definitions(query)).explain()
+
+    def group(self, ref: GroupRef) -> FeatureGroup:
+        """A feature group by name and version."""
+        return self.get_feature_group(ref.name, ref.version)
+
+    def definitions(self, query: Query) -> dict[GroupRef, Definition]:
+        """What a plan must know of the query's groups."""
+        return {ref: self.group(ref).point_in_time_definition() for ref in dict.fromkeys(query.groups())}
+
+    def versions(self, query: Query) -> dict[GroupRef, int]:
+        """The present Delta version of each group of a query."""
+        return {ref: self.group(ref).delta_version for ref in dict.fromkeys(query.groups())}
+
+    def table_id(self, ref: GroupRef) -> str:
+        """The id of a group's Delta table."""
+        return self.group(ref).snapshot().table_id
+
+    def run(
+        self, plan: Plan, versions: Mapping[GroupRef, int], *, start: TimeLike | None = None,
+        end: TimeLike | None = None,
+    ) -> pa.Table:  # fmt: skip
+        """Run a plan over the given Delta versions of its groups; rows of `[start, end)` by the spine's event time."""
+        first, last = (None if t is None else parse_time(t) for t in (start, end))
+        inputs = []
+        for place, source in enumerate(plan.sources):
+            ref = source.definition.ref
+            snapshot = self.group(ref).snapshot(source.version if source.version is not None else versions[ref])
+            timed = source.definition.event_time is not None and plan.spine.event_time is not None
+            # Later than the spine's end nothing can match; earlier than its start everything may, but in the spine.
+            inputs.append(snapshot.between(first if timed and place == 0 else None, last if timed else None))
+        return engine.execute(
+            plan, inputs, start=first, end=last, memory_limit=self.settings.memory_limit, threads=self.settings.threads
+        )
+
+    def now_micros(self) -> int:
+        """The present in microseconds since 1970."""
+        return to_micros(self.clock())
+
+
+def connect(home: str | Path | None = None, *, clock: Callable[[], datetime] | None = None, **overrides: Any) -> FeatureStore:
+    """Open (or make) the feature store in a home.
+
+    Args:
+        home: folder; default `FEATURESTORE_HOME`, else `./.triptych/store`.
+        overrides: any other setting, such as `online_url="postgresql+psycopg://..."`.
+    """
+    given = overrides if home is None else {"home": Path(home), **overrides}
+    return FeatureStore(Settings(**given), clock)
+
+
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {k: _plain(v) for k, v in data.items()}
+    return [_plain(v) for v in data] if isinstance(data, list | tuple) else data
+
+
+def _check_same(stored: GroupDefinition, wanted: GroupDefinition) -> None:
+    def shape(features: Sequence[Feature]) -> list[str]:
+        return [f"{f.name} {f.dtype}{' on demand' if f.on_demand else ''}" for f in features]
+
+    both = [
+        ("primary key", list(stored.primary_key), list(wanted.primary_key)),
+        ("event time", stored.event_time, wanted.event_time),
+    ]
+    if stored.features and wanted.features:
+        both.append(("features", shape(stored.features), shape(wanted.features)))
+    for what, there, here in both:
+        if there != here:
+            raise SchemaMismatch(
+                f"Feature group {stored.ref.name!r} version {stored.ref.version} exists with the {what} {there}, asked for "
+                f"{here}. Another definition is another version: version={stored.ref.version + 1}."
+            )

@@ -1,0 +1,88 @@
+"""What pins a training set: its manifest, and the hash that says it came out the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+@dataclass(frozen=True)
+class TrainingDataset:
+    """One version of a view's training data: everything that decides its bytes.
+
+    Args:
+        view, view_version: the feature view.
+        version: this training dataset's version, from 1.
+        manifest: tables with their Delta versions, query, filter, split, seed, state of the transformations, library
+            versions, rows and content hash of each split. JSON-ready.
+    """
+
+    view: str
+    view_version: int
+    version: int
+    manifest: Mapping[str, Any]
+
+    @property
+    def content_hash(self) -> str:
+        """One hash over the hashes of all splits."""
+        return self.manifest["content_hash"]
+
+    @property
+    def delta_versions(self) -> dict[str, int]:
+        """The pinned Delta version of each feature group, by `<name>_v<version>`."""
+        return {name: pin["delta_version"] for name, pin in self.manifest["groups"].items()}
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each split."""
+        return {name: part["rows"] for name, part in self.manifest["splits"].items()}
+
+
+def content_hash(table: pa.Table) -> str:
+    """SHA-256 over names, types, nulls and values, whatever the chunks, offsets and padding in memory.
+
+    >>> halves = pa.chunked_array([["a"], [None, "b"]])
+    >>> content_hash(pa.table({"x": halves})) == content_hash(pa.table({"x": ["a", None, "b"]}))
+    True
+    """
+    digest = hashlib.sha256()
+    for field, column in zip(table.schema, table.columns, strict=True):
+        digest.update(json.dumps([field.name, str(field.type), len(column)]).encode())
+        _feed(digest, column.combine_chunks())
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, array: pa.Array) -> None:
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    digest.update(np.packbits(pc.is_valid(array).to_numpy(zero_copy_only=False)).tobytes())
+    dtype = array.type
+    if pa.types.is_string(dtype) or pa.types.is_binary(dtype):
+        filled = pc.fill_null(array.cast(pa.binary()), b"")
+        digest.update(pc.binary_length(filled).to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+        digest.update(b"".join(filled.to_pylist()))
+    elif pa.types.is_boolean(dtype):
+        digest.update(np.packbits(pc.fill_null(array, False).to_numpy(zero_copy_only=False)).tobytes())
+    elif pa.types.is_timestamp(dtype) or pa.types.is_integer(dtype):
+        filled = pc.fill_null(array.cast(pa.int64()), 0)
+        digest.update(filled.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+    elif pa.types.is_date32(dtype):
+        filled = pc.fill_null(array.cast(pa.int32()), 0)
+        digest.update(filled.to_numpy(zero_copy_only=False).astype("<i4").tobytes())
+    elif pa.types.is_floating(dtype):
+        filled = pc.fill_null(array.cast(pa.float64()), 0.0)
+        digest.update(filled.to_numpy(zero_copy_only=False).astype("<f8").tobytes())
+    else:  # decimals, lists and structs are rare and small: their text is exact
+        digest.update(repr(array.to_pylist()).encode())
+
+
+def combined_hash(hashes: Mapping[str, str]) -> str:
+    """One hash over the hashes of several splits."""
+    return hashlib.sha256(json.dumps(dict(sorted(hashes.items()))).encode()).hexdigest()
