@@ -35,7 +35,10 @@ _NOTE = "triptych"
 _WATERMARK = "triptych.watermark"
 _ATTEMPTS = 30
 # Nothing expires by age: which files may go is decided by the pins of training datasets, in one place (vacuum).
-_KEEP = {"delta.logRetentionDuration": "interval 5000 weeks", "delta.deletedFileRetentionDuration": "interval 5000 weeks"}
+_KEEP = {
+    "delta.logRetentionDuration": "interval 5000 weeks",
+    "delta.deletedFileRetentionDuration": "interval 5000 weeks",
+}
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,9 @@ def exists(location: str) -> bool:
         return DeltaTable.is_deltatable(location)
 
 
-def create(location: str, schema: pa.Schema, *, name: str, description: str = "", partition_by: Sequence[str] = ()) -> None:
+def create(
+    location: str, schema: pa.Schema, *, name: str, description: str = "", partition_by: Sequence[str] = ()
+) -> None:
     """Make an empty table with the schema's columns and the hidden commit time.
 
     Raises:
@@ -139,7 +144,9 @@ def create(location: str, schema: pa.Schema, *, name: str, description: str = ""
     with _translated(location):
         # Without a catalog entry an empty table is what a crash left behind between the two; one with rows is data.
         if DeltaTable.is_deltatable(location) and DeltaTable(location).count():
-            raise Conflict(f"{location} holds a Delta table with rows that the catalog does not know. Move it away first.")
+            raise Conflict(
+                f"{location} holds a Delta table with rows that the catalog does not know. Move it away first."
+            )
         DeltaTable.create(
             location, schema.append(pa.field(COMMITTED_AT, TIMESTAMP, nullable=False)), mode="overwrite",
             partition_by=list(partition_by) or None, name=name, description=description, configuration=_KEEP,
@@ -363,9 +370,7 @@ def _changes(before: Snapshot, rows: pa.Table, identity: Sequence[str]) -> _Chan
         return _Changes(rows, rows.num_rows, 0)
     status = engine.compare(files, rows, identity=identity, order=before.order, low=low, high=high)
     inserted, updated = pc.equal(status, "new"), pc.equal(status, "different")
-    return _Changes(
-        rows.filter(pc.or_(inserted, updated)), pc.sum(inserted).as_py() or 0, pc.sum(updated).as_py() or 0
-    )
+    return _Changes(rows.filter(pc.or_(inserted, updated)), pc.sum(inserted).as_py() or 0, pc.sum(updated).as_py() or 0)
 
 
 def _kept(before: Snapshot, gone: pa.Table, schema: pa.Schema, low: Any, high: Any) -> pa.Table:

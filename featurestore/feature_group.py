@@ -57,7 +57,9 @@ class GroupDefinition:
         if not self.primary_key:
             raise SchemaMismatch(f"Feature group {self.ref} needs a primary key: primary_key=['...'].")
         if self.event_time in self.primary_key:
-            raise SchemaMismatch(f"{self.ref}: {self.event_time!r} is the event time already; take it out of the primary key.")
+            raise SchemaMismatch(
+                f"{self.ref}: {self.event_time!r} is the event time already; take it out of the primary key."
+            )
         if self.ttl is not None and (self.event_time is None or self.ttl <= timedelta(0)):
             raise SchemaMismatch(f"{self.ref}: ttl {self.ttl} needs an event time and a positive length.")
         if self.validation_ingestion_policy not in ("STRICT", "ALWAYS"):
@@ -75,7 +77,9 @@ class GroupDefinition:
                 raise SchemaMismatch(f"{self.ref}: key or time column {name!r} is not among the columns {list(types)}.")
         for name in self.primary_key:
             if pa.types.is_nested(types[name]) or pa.types.is_floating(types[name]):
-                raise SchemaMismatch(f"{self.ref}: {name!r} is {types[name]}; a key is a whole number, text, time, date or decimal.")
+                raise SchemaMismatch(
+                    f"{self.ref}: {name!r} is {types[name]}; a key is a whole number, text, time, date or decimal."
+                )
         if self.event_time and not pa.types.is_timestamp(types[self.event_time]):
             raise SchemaMismatch(
                 f"{self.ref}: the event time {self.event_time!r} is {types[self.event_time]}, expected a timestamp. "
@@ -100,7 +104,8 @@ class GroupDefinition:
     def with_features(self, features: Sequence[Feature]) -> GroupDefinition:
         """The definition with its columns; a date as event time is kept as midnight UTC."""
         timed = [
-            replace(f, dtype=TIMESTAMP) if f.name == self.event_time and pa.types.is_date(f.type) else f for f in features
+            replace(f, dtype=TIMESTAMP) if f.name == self.event_time and pa.types.is_date(f.type) else f
+            for f in features
         ]
         return replace(self, features=tuple(timed))
 
@@ -323,7 +328,9 @@ class FeatureGroup:
     def validate(self, frame: Any) -> dict[str, Any]:
         """Check a frame against the contract and the expectation suite without writing; return the report."""
         rows, _ = self._batch(frame)
-        return validation.check(rows, self.definition.expectation_suite or {"name": "none", "expectations": []}).to_json()
+        return validation.check(
+            rows, self.definition.expectation_suite or {"name": "none", "expectations": []}
+        ).to_json()
 
     def validation_reports(self) -> dict[int, dict[str, Any]]:
         """The validation report of each commit, by Delta version."""
@@ -384,7 +391,9 @@ class FeatureGroup:
         """
         definition = self._declared()
         if definition.event_time is None and not (start_time is None and end_time is None):
-            raise InvalidTime(f"{self.ref} has no event time, so it cannot be read by time. Leave start_time and end_time out.")
+            raise InvalidTime(
+                f"{self.ref} has no event time, so it cannot be read by time. Leave start_time and end_time out."
+            )
         version = None if as_of is None else delta.version_at(self.location, as_of)
         query = replace(self.select_all(), version=version)
         return self._store.read_query(query, dataframe_type=dataframe_type, start_time=start_time, end_time=end_time)
@@ -558,4 +567,3 @@ class FeatureGroup:
             delta.drop(self.location)
             delta.drop(self._quarantine_location)
         self._store.catalog.remove(self.id)
-

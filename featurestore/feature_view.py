@@ -55,7 +55,9 @@ class _Serving:
 class FeatureView:
     """A query with labels and transformations. Get one from `FeatureStore.get_or_create_feature_view`."""
 
-    def __init__(self, store: FeatureStore, identifier: str, name: str, version: int, definition: dict[str, Any]) -> None:
+    def __init__(
+        self, store: FeatureStore, identifier: str, name: str, version: int, definition: dict[str, Any]
+    ) -> None:
         self._store = store
         self.id = identifier
         self.name = name
@@ -460,7 +462,9 @@ class FeatureView:
             raise SchemaMismatch(
                 f"{self.name} is looked up by {list(serving.keys)}; the entry "
                 + " and ".join(
-                    p for p in (f"lacks {missing}" if missing else "", f"has the unknown {unknown}" if unknown else "") if p
+                    p
+                    for p in (f"lacks {missing}" if missing else "", f"has the unknown {unknown}" if unknown else "")
+                    if p
                 )
                 + "."
             )
@@ -470,7 +474,9 @@ class FeatureView:
         if unknown := [n for n in passed if n not in serving.names]:
             raise SchemaMismatch(f"passed_features {unknown} are no features of {self.name}; it has {serving.names}.")
         if not allow_missing and (missing := [n for n in serving.on_demand if n not in passed]):
-            raise SchemaMismatch(f"The features {missing} of {self.name} come with each request: put them in passed_features.")
+            raise SchemaMismatch(
+                f"The features {missing} of {self.name} come with each request: put them in passed_features."
+            )
         for name, value in passed.items():
             vector[serving.names.index(name)] = None if value != value else value
 
@@ -496,8 +502,13 @@ def _with_keys(plan: Plan) -> Plan:
 
 
 def _keyed(rows: pa.Table, features: list[str], spine: Any, primary_keys: bool, event_time: bool) -> pa.Table:
-    keys = [*(spine.primary_key if primary_keys else ()), *([spine.event_time] if event_time and spine.event_time else ())]
+    keys = [
+        *(spine.primary_key if primary_keys else ()),
+        *([spine.event_time] if event_time and spine.event_time else ()),
+    ]
     keys = [k for k in keys if k not in features]
     chosen = rows.select([*(_KEY + k for k in keys), *features])
-    fields = [chosen.schema.field(i).with_name(n).with_nullable(n not in keys) for i, n in enumerate([*keys, *features])]
+    fields = [
+        chosen.schema.field(i).with_name(n).with_nullable(n not in keys) for i, n in enumerate([*keys, *features])
+    ]
     return pa.Table.from_arrays(chosen.columns, schema=pa.schema(fields))

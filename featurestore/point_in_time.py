@@ -122,9 +122,7 @@ class Plan:
 
 def _moved(source: Source, place: Mapping[int, int]) -> Source:
     parent = place[source.parent] if source.parent >= 0 else -1
-    return Source(
-        source.definition, parent, source.keys, source.match, source.inner, source.row_filter, source.version
-    )
+    return Source(source.definition, parent, source.keys, source.match, source.inner, source.row_filter, source.version)
 
 
 @dataclass
@@ -133,7 +131,9 @@ class _Builder:
     sources: list[Source] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
 
-    def add(self, query: Query, parent: int, join: tuple[tuple[str, str], ...], inner: bool, prefix: str, hidden: set[str]) -> None:
+    def add(
+        self, query: Query, parent: int, join: tuple[tuple[str, str], ...], inner: bool, prefix: str, hidden: set[str]
+    ) -> None:
         definition = self.groups[query.group]
         definition.check(query.features)
         place = len(self.sources)

@@ -214,9 +214,7 @@ class Query:
         end_time: TimeLike | None = None,
     ) -> Any:  # fmt: skip
         """The rows as a frame, ordered by the left-most group's event time and key."""
-        return self._reader().read_query(
-            self, dataframe_type=dataframe_type, start_time=start_time, end_time=end_time
-        )
+        return self._reader().read_query(self, dataframe_type=dataframe_type, start_time=start_time, end_time=end_time)
 
     def show(self, n: int = 5) -> Any:
         """The first rows, to look at."""

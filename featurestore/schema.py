@@ -113,7 +113,9 @@ def check_column_name(name: str) -> str:
             f"Column name {name!r} is not allowed: 1 to {MAX_COLUMN_NAME} printable characters, as text."
         )
     if name.startswith("__"):
-        raise SchemaMismatch(f"Column name {name!r} is reserved: names that start with '__' belong to the feature store.")
+        raise SchemaMismatch(
+            f"Column name {name!r} is reserved: names that start with '__' belong to the feature store."
+        )
     return name
 
 
@@ -270,7 +272,9 @@ def infer_features(table: pa.Table) -> tuple[Feature, ...]:
     return tuple(Feature(f.name, f.type) for f in table.schema)
 
 
-def conform(frame: Any, features: Sequence[Feature], *, required: Sequence[str] = (), what: str = "The frame") -> pa.Table:
+def conform(
+    frame: Any, features: Sequence[Feature], *, required: Sequence[str] = (), what: str = "The frame"
+) -> pa.Table:
     """The frame as an Arrow table with exactly the features' columns, order and types, no value changed.
 
     Args:
@@ -291,7 +295,9 @@ def conform(frame: Any, features: Sequence[Feature], *, required: Sequence[str] 
     if missing or extra:
         raise SchemaMismatch(
             f"{what} expects the columns {expected}; the frame "
-            + " and ".join(p for p in (f"lacks {missing}" if missing else "", f"also has {extra}" if extra else "") if p)
+            + " and ".join(
+                p for p in (f"lacks {missing}" if missing else "", f"also has {extra}" if extra else "") if p
+            )
             + ". Add what is missing, drop what is extra, or declare a new version of the group."
         )
     columns = [_cast(table.column(f.name), f.type, f"{what}: column {f.name!r}") for f in features]

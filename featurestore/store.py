@@ -271,7 +271,9 @@ class FeatureStore:
         return to_micros(self.clock())
 
 
-def connect(home: str | Path | None = None, *, clock: Callable[[], datetime] | None = None, **overrides: Any) -> FeatureStore:
+def connect(
+    home: str | Path | None = None, *, clock: Callable[[], datetime] | None = None, **overrides: Any
+) -> FeatureStore:
     """Open (or make) the feature store in a home.
 
     Args:

@@ -70,7 +70,9 @@ def connection(memory_limit: str = "4GB", threads: int = 0) -> Iterator[DuckDBPy
 
 def scan(files: Sequence[str], *, evolved: bool = False, partitioned: bool = False) -> str:
     """The table expression that reads Parquet files; `evolved`: older files may lack newer columns."""
-    options = "".join([", union_by_name = true" if evolved else "", ", hive_partitioning = true" if partitioned else ""])
+    options = "".join(
+        [", union_by_name = true" if evolved else "", ", hive_partitioning = true" if partitioned else ""]
+    )
     return f"read_parquet([{', '.join(text(f) for f in files)}]{options})"
 
 
@@ -161,7 +163,12 @@ def rows_with(files: Sequence[str], keys: pa.Table, schema: pa.Schema) -> pa.Tab
 
 
 def statement(
-    plan: Plan, tables: Sequence[str], *, start: datetime | None = None, end: datetime | None = None, ordered: bool = True
+    plan: Plan,
+    tables: Sequence[str],
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    ordered: bool = True,
 ) -> str:
     """The SQL of a plan; `tables` are the table expressions of its sources, in order."""
     needed = _needed(plan)
@@ -235,7 +242,9 @@ def _join(plan: Plan, source: Source, place: int, columns: Sequence[str]) -> str
             age = source.definition.ttl // timedelta(microseconds=1)
             fresh = f"epoch_us({spine_time}) - epoch_us({time}) <= {age}"
     if fresh and not source.inner:
-        picked = ", ".join(f"CASE WHEN {fresh} THEN {right}.{_inner(place, c)} END AS {_inner(place, c)}" for c in columns)
+        picked = ", ".join(
+            f"CASE WHEN {fresh} THEN {right}.{_inner(place, c)} END AS {_inner(place, c)}" for c in columns
+        )
     else:
         picked = ", ".join(f"{right}.{_inner(place, c)}" for c in columns)
     where = f" WHERE {fresh}" if fresh and source.inner else ""

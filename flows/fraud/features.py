@@ -338,6 +338,51 @@ def known_labels(labels: pd.DataFrame) -> pd.DataFrame:
     return _ordered(labels, columns(LABELS), by=["datetime", "tid"], what="known_labels", name="labels")
 
 
+def check_request(request: Mapping[str, Any]) -> None:
+    """Refuse a request that cannot be scored.
+
+    Raises:
+        SchemaMismatch: the card, the time or the amount is missing.
+        InvalidTime: the time has no time zone.
+        InvalidData: the amount is negative or no number.
+
+    >>> check_request({"cc_num": "1", "amount": 10.0})
+    Traceback (most recent call last):
+        ...
+    featurestore.errors.SchemaMismatch: A request needs ['datetime']; it has ['cc_num', 'amount']. ...
+    """
+    missing = [name for name in ("cc_num", "datetime", "amount") if request.get(name) is None]
+    if missing:
+        raise SchemaMismatch(
+            f"A request needs {missing}; it has {list(request)}. Pass the transaction's card, time and amount."
+        )
+    _moment(request["datetime"], "datetime")
+    amount = request["amount"]
+    if isinstance(amount, bool | str) or not 0 <= amount <= MAX_AMOUNT_USD:
+        raise InvalidData(f"amount = {amount!r}: expected USD from 0 to {MAX_AMOUNT_USD:,}. Correct the request.")
+
+
+def recent_booking(card_windows: Mapping[str, Any], at: datetime) -> Mapping[str, Any]:
+    """The card's newest row of card windows, or nothing when it is too old for history to have used it.
+
+    >>> booked = datetime(2026, 1, 1, tzinfo=UTC)
+    >>> recent_booking({"last_datetime": booked}, booked + CARD_TTL + timedelta(seconds=1))
+    {}
+    """
+    last = card_windows.get("last_datetime")
+    return {} if last is None or last + BOOKING < at - CARD_TTL else card_windows
+
+
+def since(rows: pd.DataFrame, time: str, start: datetime) -> pd.DataFrame:
+    """The rows whose time is not before the start: what is left when the warm-up has done its work.
+
+    >>> at = pd.to_datetime(["2026-01-01", "2026-01-02"], utc=True)
+    >>> len(since(pd.DataFrame({"datetime": at}), "datetime", datetime(2026, 1, 2, tzinfo=UTC)))
+    1
+    """
+    return rows[rows[time] >= start].reset_index(drop=True)
+
+
 def _ordered(frame: pd.DataFrame, needed: Sequence[str], *, by: list[str], what: str, name: str) -> pd.DataFrame:
     """The needed columns of a frame, ordered, times in UTC microseconds; refuses a frame that breaks the contract."""
     missing = [column for column in needed if column not in frame.columns]

@@ -29,6 +29,20 @@ CARD_TTL = timedelta(days=30)
 MERCHANT_TTL = timedelta(days=30)
 """A merchant without a new label for longer has no known risk."""
 
+VERSION = 1
+"""Of every group and of the view: a column that changes its meaning gets a new version beside the old one."""
+
+TRANSACTIONS_GROUP = "fraud_transactions"
+CARD_WINDOWS_GROUP = "fraud_card_windows"
+CARDS_GROUP = "fraud_cards"
+MERCHANT_RISK_GROUP = "fraud_merchant_risk"
+LABELS_GROUP = "fraud_labels"
+PREDICTIONS_GROUP = "fraud_predictions"
+
+VIEW = "fraud_detection"
+MODEL = "fraud_detection"
+"""The registered model's name. All else about a model is in its lineage, never in a constant."""
+
 Suite = dict[str, Any]
 
 
@@ -125,6 +139,22 @@ PREDICTIONS = (
     Feature("scored_at", "timestamp", "When the score was computed."),
 )
 """One row per transaction and model version."""
+
+NEVER_FEATURES = {"tid", "cc_num", "merchant_id", "datetime", "known_at", "opened", "latitude", "longitude"}
+"""Keys and times would be learned by heart; a place matters only as the distance from the card's previous place."""
+
+SPINE_FEATURES = [name for name in columns(TRANSACTIONS) if name not in NEVER_FEATURES]
+CARD_FEATURES = [name for name in columns(CARD_WINDOWS) if name.startswith("amount_")]
+MERCHANT_FEATURES = [name for name in columns(MERCHANT_RISK) if name not in NEVER_FEATURES]
+
+REQUEST_FEATURES = ["category", "amount"]
+"""What a request brings itself; the other spine features are computed from it."""
+
+CARD_HELPERS = ["last_datetime", "last_latitude", "last_longitude", "amount_mean_7d", "amount_mean_30d"]
+"""What a request looks up of its card's newest booking, to compute the on-demand features."""
+
+CARD_DATES = ["birthdate", "expires"]
+"""What a request looks up of its card."""
 
 
 def _rule(kind: str, *, severity: str = "critical", **kwargs: Any) -> Suite:

@@ -127,6 +127,16 @@ def span(*, source: str | None = None) -> Window:
     return SIMULATED_SPAN if name == SIMULATED else TABLES[name].span(_folder())
 
 
+def available_until(at: datetime, *, source: str | None = None) -> datetime:
+    """Until when a source has rows, seen at a time: the simulator until then, a table until its own end.
+
+    >>> available_until(datetime(2026, 9, 1, tzinfo=UTC), source="simulated").isoformat()
+    '2026-09-01T00:00:00+00:00'
+    """
+    name = _source_name(source)
+    return at if name == SIMULATED else min(at, TABLES[name].span(_folder()).end)
+
+
 def source_name() -> str:
     """The source the settings mean: "simulated", or the name of a table. A home holds rows of one source only."""
     return _source_name(None)

@@ -1,0 +1,50 @@
+"""Run a flow as `python -m flows.<system>.<pipeline> --start 2026-01-01 --end 2026-02-01`, without a server."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from prefect import Flow
+
+from featurestore.errors import FeatureStoreError, InvalidTime
+from featurestore.times import parse_time
+
+
+def parse(flow: Flow[Any, Any], arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """The flow's parameters from a command line: an option for each, dates as ISO text (UTC), a flag for yes or no.
+
+    >>> from prefect import flow
+    >>> @flow
+    ... def demo(end: datetime | None = None, force: bool = False) -> None: ...
+    >>> parse(demo, ["--end", "2026-01-01"])
+    {'end': datetime.datetime(2026, 1, 1, 0, 0, tzinfo=datetime.timezone.utc), 'force': False}
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {flow.fn.__module__}", description=flow.description)
+    for name, parameter in inspect.signature(flow.fn).parameters.items():
+        if isinstance(parameter.default, bool):
+            parser.add_argument(f"--{name}", action="store_true", default=parameter.default)
+        else:
+            parser.add_argument(f"--{name}", type=_time, default=parameter.default, metavar="TIME")
+    return vars(parser.parse_args(arguments))
+
+
+def run(flow: Flow[Any, Any]) -> None:
+    """Run the flow with what the command line says; end with exit code 1 and the message when the store refuses."""
+    parameters = parse(flow)
+    try:
+        print(flow(**parameters))
+    except FeatureStoreError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+def _time(text: str) -> datetime:
+    try:
+        return parse_time(text)
+    except InvalidTime as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

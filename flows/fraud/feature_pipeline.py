@@ -1,0 +1,176 @@
+"""The fraud system's feature pipeline: card transactions and their outcomes in, five feature groups out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from prefect import flow, get_run_logger, task
+
+import featurestore
+from featurestore.errors import InvalidData
+from featurestore.times import Window
+from flows import command_line, events, retries, windows
+from flows.fraud import schema
+from flows.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from featurestore.store import FeatureStore
+
+    from featurestore.feature_group import Commit, FeatureGroup
+
+TILE = timedelta(days=30)
+"""A backfill is cut into pieces of this length: what was committed before a kill stays, and memory stays small."""
+
+
+@flow(name="fraud-features")
+def fraud_features(start: datetime | None = None, end: datetime | None = None) -> int:
+    """Write the features of the transactions, and of the outcomes known, in [start, end); return the rows written.
+
+    Without start it goes on where the last commit ended; without end it goes to the last full hour. Running a window
+    again writes nothing that is there already.
+    """
+    from flows.fraud import source  # pandas is not needed to deploy this flow
+
+    fs = featurestore.connect(home=Settings().store_home)
+    groups = feature_groups(fs, source=source.source_name())
+    window = windows.next_window(
+        groups[schema.TRANSACTIONS_GROUP].watermark, start, end,
+        earliest=source.span().start, at=source.available_until(windows.scheduled_time()),
+    )  # fmt: skip
+    if window is None:
+        get_run_logger().info("Skipped: there is nothing newer than what is committed.")
+        events.summary_artifact("fraud-features-summary", [summary(groups, None, [])])
+        return 0
+    commits = [write(groups[schema.CARDS_GROUP], read_cards(), window)]
+    for tile in events.progress(windows.tiles(window, TILE), f"Features of {window}"):
+        rows_of = compute(read_transactions(tile), read_labels(tile), read_cards(), tile)
+        # The spine is written last: its watermark says that all before it is complete, so a killed run is repaired.
+        commits += [write(groups[name], rows, tile) for name, rows in rows_of.items()]
+    events.summary_artifact("fraud-features-summary", [summary(groups, window, commits)])
+    return sum(commit.rows_written for commit in commits)
+
+
+def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:
+    """The groups this pipeline writes, by name; made where they are not there yet.
+
+    Raises:
+        InvalidData: the store holds rows of another source.
+    """
+    tags = {"source": source, "system": "fraud"}
+    groups = [
+        fs.get_or_create_feature_group(
+            name=schema.CARDS_GROUP, version=schema.VERSION, description="Cards and their owners.",
+            primary_key=["cc_num"], event_time="opened", online_enabled=True,
+            features=list(schema.CARDS), expectation_suite=schema.CARDS_RULES, tags=tags,
+        ),
+        fs.get_or_create_feature_group(
+            name=schema.CARD_WINDOWS_GROUP, version=schema.VERSION,
+            description="Spending of each card over trailing windows, one row per booked transaction.",
+            primary_key=["cc_num"], event_time="datetime", online_enabled=True, ttl=schema.CARD_TTL,
+            features=list(schema.CARD_WINDOWS), expectation_suite=schema.CARD_WINDOWS_RULES, tags=tags,
+        ),
+        fs.get_or_create_feature_group(
+            name=schema.MERCHANT_RISK_GROUP, version=schema.VERSION,
+            description="Share of frauds at each merchant among the outcomes known by then.",
+            primary_key=["merchant_id"], event_time="known_at", online_enabled=True, ttl=schema.MERCHANT_TTL,
+            features=list(schema.MERCHANT_RISK), expectation_suite=schema.MERCHANT_RISK_RULES, tags=tags,
+        ),
+        fs.get_or_create_feature_group(
+            name=schema.LABELS_GROUP, version=schema.VERSION,
+            description="Outcome of each transaction, and when it became known.",
+            primary_key=["tid"], event_time="datetime", online_enabled=False,
+            features=list(schema.LABELS), expectation_suite=schema.LABELS_RULES, tags=tags,
+        ),
+        fs.get_or_create_feature_group(
+            name=schema.TRANSACTIONS_GROUP, version=schema.VERSION,
+            description="Card transactions with all that is computed at their request.",
+            primary_key=["tid"], event_time="datetime", online_enabled=False, foreign_key=["cc_num", "merchant_id"],
+            features=list(schema.TRANSACTIONS), expectation_suite=schema.TRANSACTIONS_RULES, tags=tags,
+        ),
+    ]  # fmt: skip
+    for group in groups:
+        held = group.tags.get("source")
+        if held != source:
+            raise InvalidData(
+                f"Feature group {group.name} holds rows of the source {held!r}, and this run reads {source!r}; one "
+                "store holds rows of one source only. Set TRIPTYCH_HOME to another folder, or TRIPTYCH_SOURCE, "
+                "TRIPTYCH_DATA and TRIPTYCH_FRAUD_TABLE back to what they were."
+            )
+    return {group.name: group for group in groups}
+
+
+@task(task_run_name="transactions before {tile.end:%Y-%m-%d %H:%M}", **retries.READING)
+def read_transactions(tile: Window) -> pd.DataFrame:
+    """Transactions of the tile, and the history before it that its first rows need."""
+    from flows.fraud import features, source
+
+    return source.read_transactions(tile.start - features.TRANSACTION_WARM_UP, tile.end)
+
+
+@task(task_run_name="labels before {tile.end:%Y-%m-%d %H:%M}", **retries.READING)
+def read_labels(tile: Window) -> pd.DataFrame:
+    """Outcomes that became known in the tile, and the history before it that its first rows need."""
+    from flows.fraud import features, source
+
+    return source.read_labels(tile.start - features.RISK_WARM_UP, tile.end)
+
+
+@task(task_run_name="cards", **retries.READING)
+def read_cards() -> pd.DataFrame:
+    """All cards of the source."""
+    from flows.fraud import source
+
+    return source.read_cards()
+
+
+def compute(
+    transactions: pd.DataFrame, labels: pd.DataFrame, cards: pd.DataFrame, tile: Window
+) -> dict[str, pd.DataFrame]:
+    """The rows of each group that belong to the tile, in the order in which they are to be written."""
+    from flows.fraud import features
+
+    card_windows = features.card_windows(transactions)
+    with_features = features.transaction_features(transactions, card_windows, cards)
+    return {
+        schema.CARD_WINDOWS_GROUP: features.since(card_windows, "last_datetime", tile.start),
+        schema.MERCHANT_RISK_GROUP: features.since(features.merchant_risk(labels), "known_at", tile.start),
+        schema.LABELS_GROUP: features.since(features.known_labels(labels), "known_at", tile.start),
+        schema.TRANSACTIONS_GROUP: features.since(with_features, "datetime", tile.start),
+    }
+
+
+@task(task_run_name="write {group.name}", **retries.WRITING)
+def write(group: FeatureGroup, rows: pd.DataFrame, window: Window) -> Commit:
+    """Write rows that pass their rules; a batch that does not is refused whole, and its report is kept."""
+    try:
+        commit = group.insert(rows, window=window)
+    except InvalidData as error:
+        events.validation_artifact(group.name, error.report)
+        raise
+    events.validation_artifact(group.name, newest_report(group))
+    events.committed(group, commit)
+    return commit
+
+
+def newest_report(group: FeatureGroup) -> Mapping[str, Any] | None:
+    """The report of the group's newest batch; None when its rules have judged none."""
+    reports = group.validation_reports()
+    return reports[max(reports)] if reports else None
+
+
+def summary(groups: Mapping[str, FeatureGroup], window: Window | None, commits: list[Commit]) -> dict[str, Any]:
+    """What the run did, as the one row of its summary."""
+    return {
+        "window": "nothing new" if window is None else str(window),
+        "rows_written": sum(commit.rows_written for commit in commits),
+        "rows_unchanged": sum(commit.rows_unchanged for commit in commits),
+        "source": next(iter(groups.values())).tags["source"],
+        "delta_versions": ", ".join(f"{name} {group.delta_version}" for name, group in groups.items()),
+    }
+
+
+if __name__ == "__main__":
+    command_line.run(fraud_features)

@@ -1,0 +1,304 @@
+"""The fraud system's inference pipeline: scores for the transactions of a window, and for a single one on request.
+
+Both take everything from the registered model: weights, threshold, the view it was trained on and the training dataset
+whose transformations it knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from prefect import flow, get_run_logger, task
+
+import featurestore
+from featurestore.errors import InvalidData, InvalidTime, NotFound
+from featurestore.times import Window
+from flows import command_line, events, registry, retries, windows
+from flows.fraud import schema
+from flows.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from featurestore.feature_view import FeatureView
+    from featurestore.store import FeatureStore
+
+    from featurestore.feature_group import Commit, FeatureGroup
+
+FIRST_WINDOW = timedelta(days=7)
+"""What the first run scores: the transactions whose outcome nobody knows yet."""
+
+TRAINED_BY = "prefect deployment run fraud-training/fraud-training, or python -m flows.fraud.training_pipeline"
+
+
+@flow(name="fraud-inference")
+def fraud_inference(start: datetime | None = None, end: datetime | None = None) -> int:
+    """Score the transactions of [start, end) with the champion and write the predictions; return the rows written.
+
+    Without start it goes on where the last predictions ended, without end it goes to the newest features. Scoring a
+    window again with the same version writes nothing.
+    """
+    settings = Settings()
+    fs = featurestore.connect(home=settings.store_home)
+    registry.bootstrap(settings)
+    champion = registry.require_champion(schema.MODEL, trained_by=TRAINED_BY)
+    predictions_fg = predictions_group(fs)
+    window = window_to_score(fs, predictions_fg, start, end)
+    if window is None:
+        get_run_logger().info("Skipped: there are no features newer than the predictions.")
+        events.summary_artifact("fraud-inference-summary", [summary(champion, None, None, 0)])
+        return 0
+    batch = read_batch(fs, champion, window)
+    predictions = score(champion, batch, window)
+    commit = write(predictions_fg, predictions, window)
+    flagged = int(predictions["is_flagged"].sum())
+    events.summary_artifact("fraud-inference-summary", [summary(champion, window, commit, flagged)])
+    return commit.rows_written
+
+
+def predictions_group(fs: FeatureStore) -> FeatureGroup:
+    """The group of predictions; made where it is not there yet."""
+    return fs.get_or_create_feature_group(
+        name=schema.PREDICTIONS_GROUP, version=schema.VERSION,
+        description="Score of each transaction by each model version that scored it.",
+        primary_key=["tid", "model_version"], event_time="datetime", online_enabled=False,
+        features=list(schema.PREDICTIONS), expectation_suite=schema.PREDICTIONS_RULES, tags={"system": "fraud"},
+    )  # fmt: skip
+
+
+def window_to_score(
+    fs: FeatureStore, predictions_fg: FeatureGroup, start: datetime | None, end: datetime | None
+) -> Window | None:
+    """What is asked for, else from the end of the last predictions to the end of the features.
+
+    Raises:
+        NotFound: there are no features yet.
+        InvalidTime: the start lies after the end, or the end beyond the features: rows to come would never be scored.
+    """
+    known_until = fs.get_feature_group(schema.TRANSACTIONS_GROUP, schema.VERSION).watermark
+    if known_until is None:
+        raise NotFound(
+            f"Feature group {schema.TRANSACTIONS_GROUP} is empty: there is nothing to score. Run the feature pipeline "
+            "first: prefect deployment run fraud-features/fraud-features."
+        )
+    window = windows.next_window(
+        predictions_fg.watermark, start, known_until if end is None else end, earliest=known_until - FIRST_WINDOW
+    )
+    if window is not None and window.end > known_until:
+        raise InvalidTime(
+            f"The window {window} ends after the features, which are committed until {known_until}. Give an end up to "
+            "there, or run the feature pipeline first."
+        )
+    return window
+
+
+@task(task_run_name="read batch of {window}", **retries.READING)
+def read_batch(fs: FeatureStore, model: registry.ModelVersion, window: Window) -> pd.DataFrame:
+    """The model's features of the window's transactions, by its own view and training dataset, with tid and cc_num."""
+    view = view_of(fs, model)
+    view.init_batch_scoring(model.lineage.training_dataset_version)
+    batch = view.get_batch_data(window.start, window.end, primary_keys=True, event_time=True)
+    transactions = fs.get_feature_group(schema.TRANSACTIONS_GROUP, schema.VERSION)
+    cards = transactions.read(start_time=window.start, end_time=window.end)[["tid", "cc_num"]]
+    return batch.drop(columns="cc_num", errors="ignore").merge(cards, on="tid", validate="one_to_one")
+
+
+@task(task_run_name="score {window}", **retries.COMPUTING)
+def score(model: registry.ModelVersion, batch: pd.DataFrame, window: Window) -> pd.DataFrame:
+    """The rows of the group of predictions: one per transaction of the batch.
+
+    `scored_at` is the end of the window, and not the clock: scoring a window again gives the same rows.
+
+    Raises:
+        InvalidData: a score is not a number; nothing is published then.
+    """
+    loaded = registry.load(model)
+    threshold = threshold_of(model)
+    scores = loaded.score(batch).astype("float64")
+    if (scores != scores).any():
+        raise InvalidData(f"{model} gives no number for {int((scores != scores).sum())} of {len(scores)} rows.")
+    lineage = model.lineage
+    rows = batch[["tid", "datetime", "cc_num"]].assign(
+        model_version=model.version,
+        score=scores,
+        threshold=threshold,
+        is_flagged=scores >= threshold,
+        feature_view=f"{lineage.feature_view}@{lineage.feature_view_version}",
+        training_dataset_version=lineage.training_dataset_version,
+        scored_at=window.end,
+    )
+    return rows[schema.columns(schema.PREDICTIONS)]
+
+
+@task(task_run_name="write {group.name}", **retries.WRITING)
+def write(group: FeatureGroup, rows: pd.DataFrame, window: Window) -> Commit:
+    """Write predictions that pass their rules, and tell that they are there."""
+    try:
+        commit = group.insert(rows, window=window)
+    except InvalidData as error:
+        events.validation_artifact(group.name, error.report)
+        raise
+    events.committed(group, commit)
+    return commit
+
+
+def summary(model: registry.ModelVersion, window: Window | None, commit: Commit | None, flagged: int) -> dict[str, Any]:
+    """What the run did, as the one row of its summary."""
+    lineage = model.lineage
+    return {
+        "window": "nothing new" if window is None else str(window),
+        "rows_written": 0 if commit is None else commit.rows_written,
+        "rows_unchanged": 0 if commit is None else commit.rows_unchanged,
+        "rows_flagged": flagged,
+        "model_version": model.version,
+        "threshold": model.threshold,
+        "feature_view": f"{lineage.feature_view}@{lineage.feature_view_version}",
+        "training_dataset_version": lineage.training_dataset_version,
+    }
+
+
+def view_of(fs: FeatureStore, model: registry.ModelVersion) -> FeatureView:
+    """The view a model was trained on."""
+    return fs.get_feature_view(model.lineage.feature_view, model.lineage.feature_view_version)
+
+
+def threshold_of(model: registry.ModelVersion) -> float:
+    """The score from which the model flags.
+
+    Raises:
+        InvalidData: it was registered without one.
+    """
+    if model.threshold is None:
+        raise InvalidData(f"{model} has no threshold, so nothing can be flagged. Train it again with the fraud flow.")
+    return model.threshold
+
+
+# --- online ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A feature, its value in this request, and what it added to the log-odds of fraud."""
+
+    feature: str
+    value: float | None
+    contribution: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one request; `degraded` says that something was not known, and `why` what."""
+
+    is_fraud: bool
+    score: float
+    threshold: float
+    model_version: int
+    reasons: tuple[Reason, ...]
+    degraded: bool
+    why: tuple[str, ...]
+
+
+class Predictor:
+    """Scores one transaction at a time with the model that was champion when it was made.
+
+    Args:
+        version: a version to serve instead of the champion, such as for comparing the two.
+        settings: where store and registry are; default the environment's.
+        reasons: how many features an answer names.
+    Raises:
+        NotFound: no champion yet, or no such version.
+    """
+
+    def __init__(self, version: int | None = None, *, settings: Settings | None = None, reasons: int = 5) -> None:
+        settings = settings or Settings()
+        fs = featurestore.connect(home=settings.store_home)
+        registry.bootstrap(settings)
+        self.model = (
+            registry.require_champion(schema.MODEL, trained_by=TRAINED_BY)
+            if version is None
+            else registry.version(schema.MODEL, version)
+        )
+        self.threshold = threshold_of(self.model)
+        self._loaded = registry.load(self.model)
+        self._view = view_of(fs, self.model)
+        self._view.init_serving(self.model.lineage.training_dataset_version)
+        self._card_windows = fs.get_feature_group(schema.CARD_WINDOWS_GROUP, schema.VERSION)
+        self._cards = fs.get_feature_group(schema.CARDS_GROUP, schema.VERSION)
+        self._reasons = reasons
+
+    def predict(self, inputs: Mapping[str, Any]) -> Prediction:
+        """Whether this transaction is a fraud, scored before it is booked.
+
+        Args:
+            inputs: cc_num, datetime (with time zone), amount (USD); merchant_id, category, latitude, longitude where
+                there are any.
+        Raises:
+            SchemaMismatch: cc_num, datetime or amount is missing.
+            InvalidTime: the time has no zone, or the card has a later booking already.
+        """
+        from flows.fraud import features
+
+        features.check_request(inputs)
+        card_windows = self._card_windows.get_online({"cc_num": inputs["cc_num"]}, schema.CARD_HELPERS)
+        card = self._cards.get_online({"cc_num": inputs["cc_num"]}, schema.CARD_DATES)
+        recent = features.recent_booking(card_windows or {}, inputs["datetime"])
+        requested = {name: inputs.get(name) for name in schema.REQUEST_FEATURES}
+        computed = features.request_features(inputs, card_windows=recent, card=card or {})
+        vector = self._view.get_feature_vector(
+            {key: inputs.get(key) for key in ("cc_num", "merchant_id")},
+            passed_features={name: (requested | computed)[name] for name in schema.SPINE_FEATURES},
+            allow_missing=True,
+        )
+        values = dict(zip(self._view.feature_names, vector, strict=True))
+        score = self._loaded.score_vector(vector, self._view.feature_names)
+        why = unknowns(inputs, known_card=card is not None, recent=bool(recent), values=values)
+        return Prediction(
+            is_fraud=score >= self.threshold,
+            score=score,
+            threshold=self.threshold,
+            model_version=self.model.version,
+            reasons=contributions(self._loaded, values)[: self._reasons],
+            degraded=bool(why),
+            why=why,
+        )
+
+
+def unknowns(
+    inputs: Mapping[str, Any], *, known_card: bool, recent: bool, values: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """What the score had to do without, in words.
+
+    >>> unknowns({"cc_num": "1"}, known_card=True, recent=False, values={})
+    ('card 1 has no transaction in the last 30 days',)
+    """
+    card, merchant = inputs["cc_num"], inputs.get("merchant_id")
+    found = []
+    if not known_card:
+        found.append(f"card {card} is not known")
+    if not recent:
+        found.append(f"card {card} has no transaction in the last {schema.CARD_TTL.days} days")
+    merchant_values = [values[name] for name in schema.MERCHANT_FEATURES if name in values]
+    if merchant_values and all(value is None or value != value for value in merchant_values):
+        found.append(f"merchant {merchant} has no outcome known in the last {schema.MERCHANT_TTL.days} days")
+    return tuple(found)
+
+
+def contributions(model: registry.LoadedModel, values: Mapping[str, Any]) -> tuple[Reason, ...]:
+    """What each feature added to the log-odds, largest in size first (SHAP values, as XGBoost computes them)."""
+    import numpy as np
+    import xgboost
+
+    names = list(model.feature_names)
+    row = np.array([[values[name] for name in names]], dtype=np.float64)
+    added = model.booster.predict(xgboost.DMatrix(row, feature_names=names), pred_contribs=True)[0]
+    reasons = [
+        Reason(name, None if value != value else float(value), float(each))
+        for name, value, each in zip(names, row[0], added, strict=False)  # the last one added is the bias
+    ]
+    return tuple(sorted(reasons, key=lambda reason: -abs(reason.contribution)))
+
+
+if __name__ == "__main__":
+    command_line.run(fraud_inference)

@@ -1,0 +1,291 @@
+"""What a fraud model is made of and worth: its splits in time, its columns, its baselines, its report. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featurestore.errors import InvalidData
+from featurestore.times import Window
+from flows import evaluation
+from flows.fraud import schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xgboost
+
+    Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+SEED = 20260101
+XGBOOST: Mapping[str, Any] = {
+    "max_depth": 5,
+    "learning_rate": 0.05,
+    "n_estimators": 400,
+    "early_stopping_rounds": 50,
+    "eval_metric": "aucpr",
+    "subsample": 0.8,
+    "colsample_bytree": 0.6,
+    "min_child_weight": 5,
+    "reg_lambda": 5,
+    "tree_method": "hist",
+    "n_jobs": 2,
+    "random_state": SEED,
+}
+
+FALSE_ALARM_USD = 10.0
+"""What it costs to ask an honest owner whether it was them; a missed fraud costs its amount."""
+
+CALLS_PER_DAY = 100
+"""Cards that the investigators can call in a day."""
+
+BURN_IN_SHARE, VALIDATION_SHARE, TEST_SHARE = 1 / 6, 0.14, 0.16
+"""Shares of the span: its beginning, where merchants have no known outcomes yet, is not learned from."""
+
+LOG_COLUMNS = ("amount", "distance_km", "speed_kmh", "seconds_since_previous")
+AMOUNT_BANDS = (0.0, 20.0, 50.0, 100.0, 200.0)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three windows, one after another. Outcomes of each are known when the next one begins."""
+
+    train: Window
+    validation: Window
+    test: Window
+
+
+def splits_of(first: datetime, end: datetime) -> Splits:
+    """The splits of the transactions of [first, end), in whole days from the end.
+
+    Between validation and test lies the label delay: who chose the threshold at the start of the test knew all the
+    outcomes used. Between training and validation it is the embargo of the training dataset that leaves it out.
+
+    Args:
+        first: time of the first transaction.
+        end: outcomes of all transactions before it are known.
+    Raises:
+        InvalidData: the span is too short for all three.
+
+    >>> from datetime import UTC
+    >>> splits = splits_of(datetime(2018, 4, 1, tzinfo=UTC), datetime(2018, 9, 24, tzinfo=UTC))
+    >>> print(splits.train, splits.validation, splits.test, sep="\\n")
+    [2018-04-30 00:00, 2018-07-26 00:00)
+    [2018-07-26 00:00, 2018-08-20 00:00)
+    [2018-08-27 00:00, 2018-09-24 00:00)
+    """
+    days = (end - first) // timedelta(days=1)
+    test_start = end - timedelta(days=max(1, round(TEST_SHARE * days)))
+    validation_end = test_start - schema.LABEL_DELAY
+    validation_start = validation_end - timedelta(days=max(1, round(VALIDATION_SHARE * days)))
+    train_start = first + timedelta(days=int(BURN_IN_SHARE * days))
+    if train_start >= validation_start - schema.LABEL_DELAY:
+        raise InvalidData(
+            f"Outcomes are known of the transactions from {first} to {end} only, {max(days, 0)} days: too few for "
+            "training, validation and test with the label delay of 7 days between them. Run the feature pipeline for "
+            "more history (about two months at least), or give a later end."
+        )
+    return Splits(
+        Window(train_start, validation_start), Window(validation_start, validation_end), Window(test_start, end)
+    )
+
+
+def feature_columns(X_train: pd.DataFrame) -> list[str]:
+    """The columns to learn from, in order: no key or time, and nothing that is null throughout the training split.
+
+    >>> import pandas as pd
+    >>> feature_columns(pd.DataFrame({"tid": ["a"], "amount": [1.0], "distance_km": [None]}))
+    ['amount']
+    """
+    return [name for name in X_train if name not in schema.NEVER_FEATURES and bool(X_train[name].notna().any())]
+
+
+def matrix(X: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The named columns as float64, nulls as NaN."""
+    return X[list(names)].astype("float64")
+
+
+def fit_xgboost(
+    X_train: pd.DataFrame, y_train: pd.Series, X_validation: pd.DataFrame, y_validation: pd.Series
+) -> xgboost.XGBClassifier:
+    """Boosted trees, stopped where the average precision on validation no longer grows."""
+    from xgboost import XGBClassifier
+
+    model = XGBClassifier(**XGBOOST)
+    return model.fit(X_train, y_train, eval_set=[(X_validation, y_validation)], verbose=False)
+
+
+def fit_logistic(X_train: pd.DataFrame, y_train: pd.Series) -> Any:
+    """The simple model to beat: medians for nulls, logarithms of what is skewed, then a logistic regression."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+    skewed = [name for name in X_train if name.startswith(LOG_COLUMNS)]
+    logarithm = FunctionTransformer(np.log1p, feature_names_out="one-to-one")
+    model = make_pipeline(
+        ColumnTransformer([("log", logarithm, skewed)], remainder="passthrough"),
+        SimpleImputer(strategy="median"),
+        StandardScaler(),
+        LogisticRegression(max_iter=1000, random_state=SEED),
+    )
+    return model.fit(X_train, y_train)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured on the test split, all on the same rows."""
+
+    average_precision: evaluation.Score
+    logistic: evaluation.Score
+    prevalence: float
+    precision_top_k: evaluation.Score
+    roc_auc: evaluation.Score
+    brier: float
+    calibration_error: float
+    threshold: float
+    cost: float
+    cost_without: float
+    flagged: int
+    slices: tuple[evaluation.Slice, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers by name, as the registry keeps them."""
+        return {
+            "test.average_precision": self.average_precision.value,
+            "test.average_precision.low": self.average_precision.low,
+            "test.average_precision.high": self.average_precision.high,
+            "test.average_precision.logistic": self.logistic.value,
+            "test.average_precision.prevalence": self.prevalence,
+            "test.precision_top_100": self.precision_top_k.value,
+            "test.roc_auc": self.roc_auc.value,
+            "test.brier": self.brier,
+            "test.calibration_error": self.calibration_error,
+            "test.cost": self.cost,
+            "test.cost_without": self.cost_without,
+        }
+
+
+def days_of(X: pd.DataFrame) -> Any:
+    """The day of each row: rows of one day are not independent, so intervals are made of whole days."""
+    return X["datetime"].dt.floor("D").to_numpy()
+
+
+def judge(
+    y: pd.Series, scores: Floats, logistic: Floats, X: pd.DataFrame, cards: pd.Series, *, threshold: float
+) -> Result:
+    """Measure the model and its baselines on the test rows.
+
+    Args:
+        X: the test rows with datetime and amount.
+        cards: the card of each row.
+        threshold: chosen on validation.
+    """
+    days = days_of(X)
+    return Result(
+        average_precision=evaluation.interval("average_precision", y, scores, blocks=days, name="xgboost"),
+        logistic=evaluation.interval("average_precision", y, logistic, blocks=days, name="logistic"),
+        prevalence=float(y.mean()),
+        precision_top_k=evaluation.precision_top_k_per_day(y, scores, days=days, entities=cards, k=CALLS_PER_DAY),
+        roc_auc=evaluation.interval("roc_auc", y, scores, blocks=days, name="xgboost"),
+        brier=evaluation.brier(y, scores),
+        calibration_error=evaluation.calibration_error(y, scores),
+        threshold=threshold,
+        cost=evaluation.cost_of_threshold(
+            y, scores, X["amount"], threshold=threshold, cost_false_alarm=FALSE_ALARM_USD
+        ),
+        cost_without=float(X["amount"].to_numpy()[y.to_numpy() == 1].sum()),
+        flagged=int((scores >= threshold).sum()),
+        slices=tuple(evaluation.slices(y, scores, slice_columns(X))),
+    )
+
+
+def slice_columns(X: pd.DataFrame) -> dict[str, Any]:
+    """The corners that a good mean could hide: small and large amounts, night, cards with and without history."""
+    import pandas as pd
+
+    bands = pd.cut(X["amount"], [*AMOUNT_BANDS, np.inf], right=False)
+    return {
+        "amount, USD": bands.astype("str"),
+        "night": X["is_night"].astype("str"),
+        "card": np.where(X["amount_count_30d"].isna(), "new", "known"),
+    }
+
+
+def gain(model: xgboost.XGBClassifier) -> dict[str, float]:
+    """How much each feature improved the trees, by name."""
+    found = model.get_booster().get_score(importance_type="total_gain")
+    return {name: float(value) for name, value in found.items() if not isinstance(value, list)}
+
+
+def training_report(result: Result, decision: evaluation.Decision, splits: Splits, rows: Mapping[str, int]) -> str:
+    """What was measured, against what, and what was decided, as markdown."""
+    tested = result.average_precision
+    lines = [
+        f"**{'Accepted' if decision.accepted else 'Rejected'}**: " + "; ".join(decision.reasons) + ".",
+        "",
+        "| split | window | rows |",
+        "| --- | --- | ---: |",
+        *(f"| {name} | {window} | {rows.get(name, 0):,} |" for name, window in asdict_windows(splits).items()),
+        "",
+        "| on test | average precision | 95 % interval over days |",
+        "| --- | ---: | --- |",
+        f"| prevalence | {result.prevalence:.3f} | |",
+        f"| logistic regression | {result.logistic.value:.3f} | {_interval(result.logistic)} |",
+        f"| **XGBoost** | **{tested.value:.3f}** | {_interval(tested)} |",
+        "",
+        f"- Of {CALLS_PER_DAY} cards called a day, {result.precision_top_k.value:.3f} "
+        f"{_interval(result.precision_top_k)} had a fraud that day.",
+        f"- ROC AUC {result.roc_auc.value:.3f}, Brier {result.brier:.5f}, calibration error "
+        f"{result.calibration_error:.5f}.",
+        f"- Threshold {result.threshold:.4f}, chosen on validation for {FALSE_ALARM_USD:.0f} USD a false alarm: "
+        f"{result.flagged:,} of {tested.n:,} flagged, cost {result.cost:,.0f} USD instead of "
+        f"{result.cost_without:,.0f} USD.",
+        "",
+        "| slice | value | rows | frauds | average precision |",
+        "| --- | --- | ---: | ---: | --- |",
+        *(
+            f"| {s.column} | {s.value} | {s.n:,} | {s.positives:,} | "
+            f"{s.note if s.score is None else format(s.score, '.3f')} |"
+            for s in result.slices
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def model_card(result: Result, splits: Splits, *, source: str, features: Sequence[str], dataset: str) -> str:
+    """What the model is for, what it was made from, and what it must not be used for, as markdown."""
+    return "\n".join(
+        [
+            "# Card fraud",
+            "",
+            "Scores a card transaction, before it is booked, with the probability that its owner did not make it.",
+            "",
+            f"- **Made from**: {dataset}; source `{source}`; trained on {splits.train}, threshold chosen on "
+            f"{splits.validation}, judged once on {splits.test}.",
+            f"- **Worth**: average precision {result.average_precision.value:.3f} {_interval(result.average_precision)}"
+            f", logistic regression {result.logistic.value:.3f}, prevalence {result.prevalence:.3f}.",
+            f"- **Threshold**: {result.threshold:.4f}, for {FALSE_ALARM_USD:.0f} USD a false alarm against the amount "
+            "of a missed fraud.",
+            "- **Limits**: outcomes are known after 7 days, so the newest week teaches nothing. Cards and merchants "
+            "without history in 30 days are scored without it. The data are simulated, by us or by the table's "
+            "authors: no figure here says anything about a real bank.",
+            "- **Do not use for**: declining a payment without a person's look, judging a card's owner, or credit.",
+            f"- **Features** ({len(features)}): {', '.join(features)}.",
+            "",
+        ]
+    )
+
+
+def asdict_windows(splits: Splits) -> dict[str, Window]:
+    """The windows by name."""
+    return {name: Window(*window) for name, window in asdict(splits).items()}
+
+
+def _interval(score: evaluation.Score) -> str:
+    return f"[{score.low:.3f}, {score.high:.3f}]"

@@ -1,0 +1,70 @@
+"""Homes with simulated card transactions in them: made once, by the flows themselves, when the first test asks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from flows.settings import Settings
+
+START, END = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC)
+
+
+@contextmanager
+def living_in(home: Path) -> Iterator[Settings]:
+    """Let flows use this home, on simulated data, whatever the person who runs the tests has set."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FEATURESTORE_HOME", "TRIPTYCH_DATA", "TRIPTYCH_MLFLOW_URI", "TRIPTYCH_FRAUD_TABLE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("TRIPTYCH_HOME", str(home))
+        patch.setenv("TRIPTYCH_SOURCE", "simulated")
+        yield Settings()
+
+
+@pytest.fixture(scope="session")
+def features_of_90_days(prefect_api: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with three months of features. Do not write to it: take `with_features`."""
+    from flows.fraud.feature_pipeline import fraud_features
+
+    home = tmp_path_factory.mktemp("features")
+    with living_in(home):
+        fraud_features(start=START, end=END)
+    return home
+
+
+@pytest.fixture
+def empty(prefect_api: None, tmp_path: Path) -> Iterator[Settings]:
+    """A home with nothing in it."""
+    with living_in(tmp_path / "home") as settings:
+        yield settings
+
+
+@pytest.fixture
+def with_features(features_of_90_days: Path, tmp_path: Path) -> Iterator[Settings]:
+    """A copy of the home with three months of features."""
+    home = Path(shutil.copytree(features_of_90_days, tmp_path / "home"))
+    with living_in(home) as settings:
+        yield settings
+
+
+@pytest.fixture(scope="session")
+def trained_once(features_of_90_days: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a champion. Models know their folder, so it is used where it is, and not copied."""
+    from flows.fraud.training_pipeline import fraud_training
+
+    home = Path(shutil.copytree(features_of_90_days, tmp_path_factory.mktemp("trained") / "home"))
+    with living_in(home):
+        fraud_training(end=END)
+    return home
+
+
+@pytest.fixture
+def with_champion(trained_once: Path) -> Iterator[Settings]:
+    """The home with a champion; what one test writes there, the next one finds."""
+    with living_in(trained_once) as settings:
+        yield settings
