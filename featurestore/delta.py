@@ -187,7 +187,7 @@ def _snapshot(table: DeltaTable, location: str, order: str) -> Snapshot:
 
     root = location.rstrip("/")
     files = [
-        DataFile(f"{root}/{path}", rows or 0, low, high)
+        DataFile(f"{root}/{path}", rows or 0, low, _latest(high))
         for path, rows, low, high in zip(
             column("path"), column("num_records"), column(f"min.{order}"), column(f"max.{order}"), strict=True
         )
@@ -199,6 +199,11 @@ def _snapshot(table: DeltaTable, location: str, order: str) -> Snapshot:
         files=tuple(sorted(files, key=lambda f: (f.low is not None, f.low if f.low is not None else 0, f.path))),
         watermark=None if micros is None else from_micros(micros),
     )  # fmt: skip
+
+
+def _latest(high: Any) -> Any:
+    """The largest value a file may hold: Delta's log has times in whole milliseconds, rounded down."""
+    return high.replace(microsecond=high.microsecond // 1000 * 1000 + 999) if isinstance(high, datetime) else high
 
 
 def watermark(location: str) -> datetime | None:
@@ -337,7 +342,8 @@ def delete(
 
 
 def _unwritten(commit: Commit, before: Snapshot) -> Commit:
-    return replace(commit, version=before.version)
+    # Not an upsert: the version it names holds somebody else's rows, which the online store may still lack.
+    return replace(commit, version=before.version, operation="none")
 
 
 def _swap(location: str, attempt: Callable[[DeltaTable, datetime], Commit], clock: Callable[[], datetime]) -> Commit:
@@ -379,7 +385,9 @@ def _kept(before: Snapshot, gone: pa.Table, schema: pa.Schema, low: Any, high: A
 
 def _range(rows: pa.Table, column: str) -> tuple[Any, Any]:
     bounds = pc.min_max(rows.column(column)).as_py()
-    return bounds["min"], bounds["max"]
+    low = bounds["min"]
+    # delta-rs picks the files to rewrite by the log's whole milliseconds, too: start where the log's would (_latest).
+    return low.replace(microsecond=low.microsecond // 1000 * 1000) if isinstance(low, datetime) else low, bounds["max"]
 
 
 def _stamped(rows: pa.Table, now: datetime) -> pa.Table:
@@ -411,6 +419,8 @@ def _literal(value: Any) -> str:
         return "'" + value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") + "'"
     if isinstance(value, bool | int | float):
         return repr(value)
+    if isinstance(value, bytes):
+        return f"X'{value.hex()}'"
     return "'" + str(value).replace("'", "''") + "'"
 
 

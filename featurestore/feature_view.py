@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import version as installed_version
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -49,6 +50,7 @@ class _Serving:
     reader: Reader | None
     keys: tuple[str, ...]
     on_demand: tuple[str, ...]
+    features: Mapping[str, Feature]
     transform: Callable[[Sequence[Any]], list[Any]]
 
 
@@ -241,7 +243,7 @@ class FeatureView:
                 for ref, v in versions.items()
             },
             "query": self.query.to_json(), "labels": self.labels,
-            "extra_filter": extra_filter and extra_filter.to_json(),
+            "extra_filter": None if extra_filter is None else extra_filter.to_json(),
             "split": split and split.to_json(), "seed": getattr(split, "seed", None),
             "start": None if start is None else str(start), "end": None if end is None else str(end),
         }  # fmt: skip
@@ -347,7 +349,7 @@ class FeatureView:
         Groups that only give labels are left out: when a row is scored its label is not known. Columns, order and
         dtypes are those of the training data.
         """
-        if self._batch_version is None and (transformed or self.transformations.to_json().get("steps")):
+        if transformed and self._batch_version is None:
             self.init_batch_scoring()
         plan = _with_keys(self._plan(labels=False))
         rows = self._store.run(plan, self._store.versions(self.query), start=start_time, end=end_time)
@@ -376,7 +378,7 @@ class FeatureView:
             names=names, lookups=tuple(lookups), reader=self._store.online.reader(parts) if parts else None,
             keys=tuple(dict.fromkeys(k for lookup in lookups for k in lookup.keys)),
             on_demand=tuple(o.name for o in plan.outputs if o.feature.on_demand),
-            transform=fitted.compile(names),
+            features={o.name: o.feature for o in plan.outputs}, transform=fitted.compile(names),
         )  # fmt: skip
 
     def _lookup(self, plan: Plan, place: int, names: list[str]) -> _Lookup | None:
@@ -394,6 +396,11 @@ class FeatureView:
             raise SchemaMismatch(
                 f"{group.ref} is joined to {plan.sources[source.parent].definition.ref}, whose row gives its key; serving "
                 "looks up groups joined to the left-most group only."
+            )
+        if place and (source.row_filter is not None or source.version is not None):
+            raise SchemaMismatch(
+                f"{group.ref} is joined with a filter or as of a version, which its online rows do not have, so "
+                "vectors would differ from the training data. Filter in the feature pipeline, into a group of its own."
             )
         group.sync_online()
         names_by_key = {right: left for left, right in source.keys} if place else {k: k for k in group.primary_key}
@@ -419,7 +426,8 @@ class FeatureView:
                 replace looked-up values.
             allow_missing: nulls for a key that has no row, instead of `NotFound`.
         Raises:
-            SchemaMismatch: a serving key or an on-demand feature is missing, or a name is unknown.
+            SchemaMismatch: a serving key or an on-demand feature is missing, a name is unknown, or a value is of
+                another type.
             NotFound: the key has no row online that still counts.
         """
         return self.get_feature_vectors(
@@ -478,7 +486,8 @@ class FeatureView:
                 f"The features {missing} of {self.name} come with each request: put them in passed_features."
             )
         for name, value in passed.items():
-            vector[serving.names.index(name)] = None if value != value else value
+            null = value is None or value != value
+            vector[serving.names.index(name)] = None if null else _passed(serving.features[name], value)
 
     def _ready(self) -> _Serving:
         if self._serving is None:
@@ -490,6 +499,20 @@ class FeatureView:
     def delete(self) -> None:
         """Remove the view and its training datasets."""
         self._store.catalog.remove(self.id)
+
+
+def _passed(feature: Feature, value: Any) -> Any:
+    """A value of a request as training has it: 5 is 5.0 in a column of floats, and text is no number."""
+    dtype = feature.type
+    if pa.types.is_floating(dtype) or pa.types.is_integer(dtype):
+        kind, convert = (Real, float) if pa.types.is_floating(dtype) else (Integral, int)
+        if isinstance(value, kind) and not isinstance(value, bool):
+            return convert(value)  # type: ignore[arg-type]
+    elif not pa.types.is_string(dtype) or isinstance(value, str):
+        return value
+    raise SchemaMismatch(
+        f"passed_features: {feature.name!r} is {feature.dtype}, got {value!r} ({type(value).__name__})."
+    )
 
 
 def _with_keys(plan: Plan) -> Plan:

@@ -242,8 +242,8 @@ class Query:
         return {
             "group": list(self.group), "features": list(self.features), "version": self.version,
             "limit": self.row_limit,
-            "row_filter": self.row_filter and self.row_filter.to_json(),
-            "result_filter": self.result_filter and self.result_filter.to_json(),
+            "row_filter": None if self.row_filter is None else self.row_filter.to_json(),
+            "result_filter": None if self.result_filter is None else self.result_filter.to_json(),
             "joins": [
                 {
                     "query": j.query.to_json(), "on": j.on, "left_on": j.left_on, "right_on": j.right_on,

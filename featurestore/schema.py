@@ -351,6 +351,9 @@ def _cast(column: pa.ChunkedArray, target: pa.DataType, what: str) -> pa.Chunked
     if pa.types.is_dictionary(source):
         column = pa.chunked_array([c.dictionary_decode() for c in column.chunks], type=source.value_type)
         source = column.type
+    if pa.types.is_string_view(source) or pa.types.is_binary_view(source):  # Polars' text; Arrow cannot filter views
+        column = pc.cast(column, pa.large_string() if pa.types.is_string_view(source) else pa.large_binary())
+        source = column.type
     if pa.types.is_null(source):
         return pa.chunked_array([pa.nulls(len(column), target)])
     if pa.types.is_floating(source):
@@ -359,7 +362,11 @@ def _cast(column: pa.ChunkedArray, target: pa.DataType, what: str) -> pa.Chunked
         nan = pc.is_nan(column)
         if pc.any(nan, min_count=0).as_py():
             column = pc.if_else(nan, pa.scalar(None, column.type), column)
-    if column.type == target:
+    typed = _with_nulls_typed(source, target)
+    if typed != source:
+        column = pc.cast(column, typed)
+        source = typed
+    if source == target:
         return column
     families = (_family(source), _family(target))
     if families[0] != families[1] and families not in _COMPATIBLE:
@@ -377,6 +384,19 @@ def _cast(column: pa.ChunkedArray, target: pa.DataType, what: str) -> pa.Chunked
     if families == ("timestamp", "timestamp") and source.tz is None:
         column = pc.assume_timezone(column, "UTC") if len(column) else pc.cast(column, pa.timestamp(source.unit, "UTC"))
     return _cast_exactly(column, target, what)
+
+
+def _with_nulls_typed(source: pa.DataType, target: pa.DataType) -> pa.DataType:
+    """The source type with the target's type wherever a list or struct holds nulls only."""
+    if pa.types.is_null(source):
+        return target
+    if pa.types.is_list(source) and pa.types.is_list(target):
+        element = source.value_field
+        return pa.list_(element.with_type(_with_nulls_typed(element.type, target.value_type)))
+    if pa.types.is_struct(source) and pa.types.is_struct(target):
+        known = {f.name: f.type for f in target}
+        return pa.struct([f.with_type(_with_nulls_typed(f.type, known.get(f.name, f.type))) for f in source])
+    return source
 
 
 def _cast_exactly(column: pa.ChunkedArray, target: pa.DataType, what: str) -> pa.ChunkedArray:

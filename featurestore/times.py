@@ -16,8 +16,8 @@ _MICROSECOND = timedelta(microseconds=1)
 _SECONDS_END = 100_000_000_000
 _DIGIT_FORMATS = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 _EXPECTED = (
-    "a datetime or date, ISO text such as '2022-01-31', '2022/01/31 12:00:01', '20220131' or '2022-01-31T12:00:00+02:00', "
-    "or an epoch in seconds or milliseconds"
+    "a datetime or date, ISO text such as '2022-01-31', '2022/01/31 12:00:01', '20220131' or "
+    "'2022-01-31T12:00:00+02:00', or an epoch in seconds or milliseconds"
 )
 
 

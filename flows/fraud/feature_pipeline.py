@@ -17,9 +17,9 @@ from flows.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
-    from featurestore.store import FeatureStore
 
     from featurestore.feature_group import Commit, FeatureGroup
+    from featurestore.store import FeatureStore
 
 TILE = timedelta(days=30)
 """A backfill is cut into pieces of this length: what was committed before a kill stays, and memory stays small."""
@@ -59,6 +59,7 @@ def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:
     Raises:
         InvalidData: the store holds rows of another source.
     """
+    check_source(fs, source)
     tags = {"source": source, "system": "fraud"}
     groups = [
         fs.get_or_create_feature_group(
@@ -91,15 +92,23 @@ def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:
             features=list(schema.TRANSACTIONS), expectation_suite=schema.TRANSACTIONS_RULES, tags=tags,
         ),
     ]  # fmt: skip
-    for group in groups:
-        held = group.tags.get("source")
+    return {group.name: group for group in groups}
+
+
+def check_source(fs: FeatureStore, source: str) -> None:
+    """Refuse to mix: what a card spent in one source says nothing about the card of that number in another.
+
+    Raises:
+        InvalidData: the store holds rows of another source.
+    """
+    for group in fs.get_feature_groups():
+        held = group.tags.get("source", source) if group.name == schema.TRANSACTIONS_GROUP else source
         if held != source:
             raise InvalidData(
                 f"Feature group {group.name} holds rows of the source {held!r}, and this run reads {source!r}; one "
                 "store holds rows of one source only. Set TRIPTYCH_HOME to another folder, or TRIPTYCH_SOURCE, "
                 "TRIPTYCH_DATA and TRIPTYCH_FRAUD_TABLE back to what they were."
             )
-    return {group.name: group for group in groups}
 
 
 @task(task_run_name="transactions before {tile.end:%Y-%m-%d %H:%M}", **retries.READING)

@@ -362,17 +362,6 @@ def check_request(request: Mapping[str, Any]) -> None:
         raise InvalidData(f"amount = {amount!r}: expected USD from 0 to {MAX_AMOUNT_USD:,}. Correct the request.")
 
 
-def recent_booking(card_windows: Mapping[str, Any], at: datetime) -> Mapping[str, Any]:
-    """The card's newest row of card windows, or nothing when it is too old for history to have used it.
-
-    >>> booked = datetime(2026, 1, 1, tzinfo=UTC)
-    >>> recent_booking({"last_datetime": booked}, booked + CARD_TTL + timedelta(seconds=1))
-    {}
-    """
-    last = card_windows.get("last_datetime")
-    return {} if last is None or last + BOOKING < at - CARD_TTL else card_windows
-
-
 def since(rows: pd.DataFrame, time: str, start: datetime) -> pd.DataFrame:
     """The rows whose time is not before the start: what is left when the warm-up has done its work.
 

@@ -22,10 +22,10 @@ from flows.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
-    from featurestore.feature_view import FeatureView
-    from featurestore.store import FeatureStore
 
     from featurestore.feature_group import Commit, FeatureGroup
+    from featurestore.feature_view import FeatureView
+    from featurestore.store import FeatureStore
 
 FIRST_WINDOW = timedelta(days=7)
 """What the first run scores: the transactions whose outcome nobody knows yet."""
@@ -213,7 +213,8 @@ class Predictor:
 
     def __init__(self, version: int | None = None, *, settings: Settings | None = None, reasons: int = 5) -> None:
         settings = settings or Settings()
-        fs = featurestore.connect(home=settings.store_home)
+        # What is too old to count is told by the request's time, not by the wall clock: `predict` sets it.
+        fs = featurestore.connect(home=settings.store_home, clock=windows.now)
         registry.bootstrap(settings)
         self.model = (
             registry.require_champion(schema.MODEL, trained_by=TRAINED_BY)
@@ -224,6 +225,7 @@ class Predictor:
         self._loaded = registry.load(self.model)
         self._view = view_of(fs, self.model)
         self._view.init_serving(self.model.lineage.training_dataset_version)
+        self._names = self._view.feature_names
         self._card_windows = fs.get_feature_group(schema.CARD_WINDOWS_GROUP, schema.VERSION)
         self._cards = fs.get_feature_group(schema.CARDS_GROUP, schema.VERSION)
         self._reasons = reasons
@@ -241,19 +243,20 @@ class Predictor:
         from flows.fraud import features
 
         features.check_request(inputs)
-        card_windows = self._card_windows.get_online({"cc_num": inputs["cc_num"]}, schema.CARD_HELPERS)
-        card = self._cards.get_online({"cc_num": inputs["cc_num"]}, schema.CARD_DATES)
-        recent = features.recent_booking(card_windows or {}, inputs["datetime"])
-        requested = {name: inputs.get(name) for name in schema.REQUEST_FEATURES}
-        computed = features.request_features(inputs, card_windows=recent, card=card or {})
-        vector = self._view.get_feature_vector(
-            {key: inputs.get(key) for key in ("cc_num", "merchant_id")},
-            passed_features={name: (requested | computed)[name] for name in schema.SPINE_FEATURES},
-            allow_missing=True,
-        )
-        values = dict(zip(self._view.feature_names, vector, strict=True))
-        score = self._loaded.score_vector(vector, self._view.feature_names)
-        why = unknowns(inputs, known_card=card is not None, recent=bool(recent), values=values)
+        card_key = {"cc_num": inputs["cc_num"]}
+        with windows.frozen(inputs["datetime"]):
+            recent = self._card_windows.get_online(card_key, schema.CARD_HELPERS)
+            card = self._cards.get_online(card_key, schema.CARD_DATES)
+            computed = features.request_features(inputs, card_windows=recent or {}, card=card or {})
+            requested = {name: inputs.get(name) for name in schema.REQUEST_FEATURES}
+            vector = self._view.get_feature_vector(
+                {key: inputs.get(key) for key in self._view.serving_keys},
+                passed_features=requested | computed,
+                allow_missing=True,
+            )
+        values = dict(zip(self._names, vector, strict=True))
+        score = self._loaded.score_vector(vector, self._names)
+        why = unknowns(inputs, known_card=card is not None, recent=recent is not None, values=values)
         return Prediction(
             is_fraud=score >= self.threshold,
             score=score,

@@ -10,8 +10,10 @@ import pytest
 import featurestore
 from featurestore.errors import InvalidData, InvalidTime, NotFound, SchemaMismatch
 from flows import registry
-from flows.fraud import schema
+from flows.fraud import schema, source
+from flows.fraud.feature_pipeline import fraud_features
 from flows.fraud.inference_pipeline import Predictor, fraud_inference
+from flows.fraud.training_pipeline import fraud_training
 from flows.settings import Settings
 
 END = datetime(2026, 4, 1, tzinfo=UTC)
@@ -82,6 +84,25 @@ def test_request_for_a_card_and_merchant_never_seen_is_answered_and_says_so(with
         "card nobody is not known",
         "card nobody has no transaction in the last 30 days",
         "merchant nowhere has no outcome known in the last 30 days",
+    )
+
+
+def test_request_is_scored_as_the_batch_scores_it_once_it_is_booked(with_features: Settings) -> None:
+    fraud_training(end=END)
+    until = END + timedelta(hours=2)
+    coming = source.read_transactions(END, until, source="simulated").drop_duplicates("cc_num")
+    told = source.read_labels(END, until, source="simulated")["merchant_id"]
+    coming = coming[~coming["merchant_id"].isin(told)]  # what becomes known meanwhile, the request cannot know
+    predictor = Predictor()
+    names = ["cc_num", "merchant_id", "category", "amount", "datetime", "latitude", "longitude"]
+    answers = {row["tid"]: predictor.predict({name: row[name] for name in names}) for _, row in coming.iterrows()}
+
+    fraud_features(start=END, end=until)
+    fraud_inference(start=END, end=until)
+    batch = predictions(with_features).set_index("tid")["score"]
+    assert len(answers) > 5
+    assert {tid: answer.score for tid, answer in answers.items()} == pytest.approx(
+        {tid: batch[tid] for tid in answers}, abs=1e-6
     )
 
 

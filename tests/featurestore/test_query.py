@@ -1,0 +1,253 @@
+"""Queries: frozen data that filter, join and show themselves, and read the same after a trip through JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from featurestore import FeatureGroup, FeatureStore, JoinError, SchemaMismatch, connect
+from featurestore.query import Column, Filter, GroupRef, Query, filter_from_json, query_from_json
+
+CARDS = GroupRef("cards", 1)
+AMOUNT = Column(CARDS, "amount")
+
+
+@pytest.fixture
+def fs(tmp_path: Path) -> Iterator[FeatureStore]:
+    store = connect(tmp_path)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def orders(fs: FeatureStore) -> FeatureGroup:
+    """Four orders of one customer, with one null amount and one null city."""
+    group = fs.get_or_create_feature_group("orders", 1, primary_key=["id"], event_time="day")
+    group.insert(
+        pd.DataFrame(
+            {
+                "id": [1, 2, 3, 4],
+                "day": pd.to_datetime(["2021-01-01", "2021-01-02", "2021-01-03", "2021-01-04"]),
+                "customer": ["a", "a", "a", "a"],
+                "amount": [10.0, None, 30.0, 40.0],
+                "city": ["Oslo", "Bergen", None, "Os"],
+            }
+        )
+    )
+    return group
+
+
+@pytest.fixture
+def limits(fs: FeatureStore) -> FeatureGroup:
+    """A customer's limits: a confirmed one on the first day, an unconfirmed one on the third."""
+    group = fs.get_or_create_feature_group("limits", 1, primary_key=["customer"], event_time="day")
+    days = pd.to_datetime(["2021-01-01", "2021-01-03"])
+    group.insert(pd.DataFrame({"customer": ["a", "a"], "day": days, "top": [100, 300], "confirmed": [True, False]}))
+    return group
+
+
+def ids(query: Query) -> list[int]:
+    return query.read("arrow").column("id").to_pylist()
+
+
+def test_comparisons_keep_the_rows_they_say(orders: FeatureGroup) -> None:
+    amount, city = orders["amount"], orders["city"]
+    query = orders.select(["id"])
+    assert ids(query.filter(amount == 30)) == [3]
+    assert ids(query.filter(amount != 30)) == [1, 4]
+    assert ids(query.filter(amount < 30)) == [1]
+    assert ids(query.filter(amount <= 30)) == [1, 3]
+    assert ids(query.filter(amount > 30)) == [4]
+    assert ids(query.filter(amount >= 30)) == [3, 4]
+    assert ids(query.filter(amount.isin([10, 40]))) == [1, 4]
+    assert ids(query.filter(amount.isin([]))) == []
+    assert ids(query.filter(amount.between(10, 30))) == [1, 3]
+    assert ids(query.filter(city.like("Os%"))) == [1, 4]
+    assert ids(query.filter(city.like("O_"))) == [4]
+    assert ids(query.filter(city.is_null())) == [3]
+
+
+def test_filters_combine_and_nulls_compare_as_in_sql(orders: FeatureGroup) -> None:
+    amount, city = orders["amount"], orders["city"]
+    query = orders.select(["id"])
+    assert ids(query.filter((amount > 10) & (city == "Os"))) == [4]
+    assert ids(query.filter((amount == 10) | (city == "Bergen"))) == [1, 2]
+    assert ids(query.filter(~(amount > 10))) == [1], "a null amount is neither above 10 nor not above 10"
+    assert ids(query.filter(~amount.is_null())) == [1, 3, 4]
+    assert ids(query.filter(amount >= 10).filter(city == "Oslo")) == [1]
+
+
+def test_values_of_filters_are_values_whatever_they_contain(orders: FeatureGroup) -> None:
+    query = orders.select(["id"])
+    assert ids(query.filter(orders["city"] == "x' OR '1' = '1")) == []
+    assert ids(query.filter(orders["day"] >= datetime(2021, 1, 3, tzinfo=UTC))) == [3, 4]
+    assert ids(query.filter(orders["day"] < datetime(2021, 1, 2))) == [1]
+
+
+def test_filter_on_a_joined_query_restricts_the_candidates(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    confirmed = limits.select(["top"]).filter(limits["confirmed"] == True)  # noqa: E712  # a filter, not a truth value
+    joined = orders.select(["id"]).join(confirmed)
+    assert joined.read("arrow").to_pydict() == {"id": [1, 2, 3, 4], "top": [100, 100, 100, 100]}
+
+
+def test_filter_on_the_whole_applies_after_the_match(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    joined = orders.select(["id"]).join(limits.select(["top"]))
+    whole = joined.filter(limits["confirmed"] == True)  # noqa: E712
+    assert whole.read("arrow").to_pydict() == {"id": [1, 2], "top": [100, 100]}
+    assert ids(joined.filter((limits["top"] > 100) & (orders["amount"] > 30))) == [4]
+
+
+def test_filter_before_the_join_is_of_the_spine(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    joined = orders.select(["id"]).filter(orders["amount"] > 10).join(limits.select(["top"]))
+    assert joined.read("arrow").to_pydict() == {"id": [3, 4], "top": [300, 300]}
+
+
+def test_filter_of_another_group_before_its_join_is_refused(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    with pytest.raises(JoinError, match="top"):
+        orders.select(["id"]).filter(limits["top"] > 1).read()
+
+
+def test_filter_on_a_group_joined_twice_asks_which(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    twice = orders.select(["id"]).join(limits.select(["top"])).join(limits.select(["top"]), prefix="b_")
+    assert twice.read("arrow").column_names == ["id", "top", "b_top"]
+    with pytest.raises(JoinError, match="filter that group before joining"):
+        twice.filter(limits["top"] > 1).read()
+
+
+def test_unknown_columns_are_named_with_those_that_exist(orders: FeatureGroup) -> None:
+    with pytest.raises(SchemaMismatch, match=r"amuont.*amount"):
+        orders.select(["amuont"]).read()
+    with pytest.raises(SchemaMismatch, match=r"amuont.*amount"):
+        orders["amuont"]
+
+
+def test_a_filter_has_no_truth_value() -> None:
+    with pytest.raises(SchemaMismatch, match="&"):
+        bool(AMOUNT > 1)
+    with pytest.raises(SchemaMismatch, match="not a filter"):
+        Query(CARDS, ("amount",)).filter(True)  # type: ignore[arg-type]
+
+
+def test_every_method_gives_a_new_query() -> None:
+    query = Query(CARDS, ("amount",))
+    other = Query(GroupRef("limits", 1), ("top",))
+    changed = query.join(other, on=["card"]).filter(AMOUNT > 1).limit(3)
+    assert query == Query(CARDS, ("amount",))
+    assert changed.groups() == [CARDS, GroupRef("limits", 1)]
+    with pytest.raises(AttributeError):
+        query.features = ()  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"join_type": "outer"}, "'left' or 'inner'"),
+        ({"join_type": "right"}, "'left' or 'inner'"),
+        ({"on": ["a"], "left_on": ["b"], "right_on": ["c"]}, "either"),
+        ({"left_on": ["a"]}, "together"),
+        ({"right_on": ["a"]}, "together"),
+        ({"left_on": ["a", "b"], "right_on": ["c"]}, "length"),
+    ],
+)
+def test_joins_that_cannot_be_are_refused(arguments: dict[str, object], message: str) -> None:
+    query = Query(CARDS, ("amount",))
+    with pytest.raises(JoinError, match=message):
+        query.join(Query(GroupRef("limits", 1), ("top",)), **arguments)  # type: ignore[arg-type]
+
+
+def test_a_query_without_a_store_says_where_queries_come_from() -> None:
+    with pytest.raises(JoinError, match=r"fg\.select"):
+        Query(CARDS, ("amount",)).read()
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        AMOUNT > 1,
+        (AMOUNT >= 1.5) & ~(Column(CARDS, "city") == "it's"),
+        AMOUNT.isin([1, 2]) | AMOUNT.is_null(),
+        Column(CARDS, "day").between(datetime(2021, 1, 1, tzinfo=UTC), datetime(2021, 2, 1, tzinfo=UTC)),
+        Column(CARDS, "birth") == date(2000, 2, 29),
+        AMOUNT >= Decimal("1.10"),
+    ],
+)
+def test_filters_survive_json(condition: Filter) -> None:
+    data = condition.to_json()
+    back = filter_from_json(json.loads(json.dumps(data)))
+    assert back is not None
+    assert back.to_json() == data
+
+
+def test_queries_survive_json_and_read_the_same(fs: FeatureStore, orders: FeatureGroup, limits: FeatureGroup) -> None:
+    query = (
+        orders.select(["id"])
+        .filter(orders["amount"] >= 10)
+        .join(limits.select(["top"]), on=["customer"], join_type="inner", prefix="their_")
+        .filter(limits["top"] > 100)
+        .limit(1)
+    )
+    back = query_from_json(json.loads(json.dumps(query.to_json())), fs)
+    assert back.to_json() == query.to_json()
+    assert back.read("arrow").equals(query.read("arrow"))
+    assert back.read("arrow").to_pydict() == {"id": [3], "their_top": [300]}
+
+
+def test_limit_and_show_give_the_first_rows(orders: FeatureGroup) -> None:
+    assert ids(orders.select(["id"]).limit(2)) == [1, 2]
+    assert orders.select(["id"]).show(3)["id"].tolist() == [1, 2, 3]
+
+
+def test_read_takes_a_half_open_time_range_of_the_spine(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    query = orders.select(["id"]).join(limits.select(["top"]))
+    found = query.read("arrow", start_time="2021-01-02", end_time="2021-01-04")
+    assert found.to_pydict() == {"id": [2, 3], "top": [100, 300]}, "limits before the start still count"
+
+
+def test_as_of_reads_a_group_as_it_was(orders: FeatureGroup) -> None:
+    before = orders.delta_version
+    orders.insert(
+        pd.DataFrame(
+            {"id": [1], "day": pd.to_datetime(["2021-01-01"]), "customer": ["a"], "amount": [11.0], "city": ["Oslo"]}
+        )
+    )
+    assert orders.select(["amount"]).read("arrow").column("amount").to_pylist()[0] == 11.0
+    assert orders.as_of(before).read("arrow").column("amount").to_pylist()[0] == 10.0
+
+
+def test_frames_come_in_three_kinds(orders: FeatureGroup) -> None:
+    query = orders.select(["id", "amount"])
+    arrow = query.read("arrow")
+    assert query.read("polars").to_arrow().to_pydict() == arrow.to_pydict()
+    assert query.read().columns.tolist() == arrow.column_names
+    with pytest.raises(SchemaMismatch, match="pandas"):
+        query.read("spark")  # type: ignore[arg-type]
+
+
+def test_to_string_is_sql_that_runs_on_the_groups_by_name(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    import duckdb
+
+    query = orders.select(["id"]).join(limits.select(["top"])).filter(limits["top"] > 100)
+    sql = query.to_string()
+    assert '"orders_v1"' in sql
+    assert '"limits_v1"' in sql
+    assert ".parquet" not in sql
+    with duckdb.connect() as con:
+        con.execute("SET TimeZone = 'UTC'")
+        con.register("orders_v1", orders.read(dataframe_type="arrow"))
+        con.register("limits_v1", limits.read(dataframe_type="arrow"))
+        assert con.sql(sql).fetchall() == [(3, 300), (4, 300)]
+    assert query.read("arrow").to_pydict() == {"id": [3, 4], "top": [300, 300]}
+
+
+def test_explain_says_how_each_group_is_joined(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    text = orders.select(["id"]).join(limits.select(["top"]), join_type="inner").explain()
+    assert text.splitlines() == [
+        "orders_v1: one row each, ordered by day, id",
+        "inner join limits_v1 to orders_v1 on customer: newest row with day <= day",
+    ]
