@@ -76,7 +76,7 @@ class Catalog:
                 connection.execute(sa.insert(_settings).values(name="schema", value=SCHEMA_VERSION))
             elif found > SCHEMA_VERSION:
                 raise FeatureStoreError(
-                    f"The catalog at {self._shown} has schema {found}; this version of triptych knows {SCHEMA_VERSION}. "
+                    f"The catalog at {self._shown} has schema {found}; this triptych knows {SCHEMA_VERSION}. "
                     "Install the newer triptych that wrote it."
                 )
 
@@ -93,7 +93,8 @@ class Catalog:
             raise Conflict("Another process registered the same name and version first. Get it instead.") from error
         except sa.exc.OperationalError as error:
             raise FeatureStoreError(
-                f"The catalog at {self._shown} does not answer: {error.orig}. Check the address, the disk and the rights."
+                f"The catalog at {self._shown} does not answer: {error.orig}. "
+                "Check the address, the disk and the rights."
             ) from error
 
     def add(self, kind: Kind, name: str, version: int, definition: dict[str, Any]) -> str:
@@ -141,7 +142,8 @@ class Catalog:
         wanted = max(versions) if version is None else version
         if wanted not in versions:
             raise NotFound(
-                f"{kind.capitalize()} {name!r} has no version {wanted} (versions: {', '.join(map(str, sorted(versions)))}). "
+                f"{kind.capitalize()} {name!r} has no version {wanted} "
+                f"(versions: {', '.join(map(str, sorted(versions)))}). "
                 f"Create it with fs.get_or_create_{plain}(...)."
             )
         return versions[wanted][0], wanted, versions[wanted][1]

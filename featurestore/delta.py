@@ -385,9 +385,7 @@ def _kept(before: Snapshot, gone: pa.Table, schema: pa.Schema, low: Any, high: A
 
 def _range(rows: pa.Table, column: str) -> tuple[Any, Any]:
     bounds = pc.min_max(rows.column(column)).as_py()
-    low = bounds["min"]
-    # delta-rs picks the files to rewrite by the log's whole milliseconds, too: start where the log's would (_latest).
-    return low.replace(microsecond=low.microsecond // 1000 * 1000) if isinstance(low, datetime) else low, bounds["max"]
+    return bounds["min"], bounds["max"]
 
 
 def _stamped(rows: pa.Table, now: datetime) -> pa.Table:

@@ -64,7 +64,8 @@ class GroupDefinition:
             raise SchemaMismatch(f"{self.ref}: ttl {self.ttl} needs an event time and a positive length.")
         if self.validation_ingestion_policy not in ("STRICT", "ALWAYS"):
             raise SchemaMismatch(
-                f"{self.ref}: validation_ingestion_policy {self.validation_ingestion_policy!r}: expected 'STRICT' or 'ALWAYS'."
+                f"{self.ref}: validation_ingestion_policy {self.validation_ingestion_policy!r}: "
+                "expected 'STRICT' or 'ALWAYS'."
             )
         if self.features:
             self._check_features()
@@ -254,14 +255,16 @@ class FeatureGroup:
         report = self._validated(rows, stretch) if (validation_options or {}).get("run_validation", True) else None
         self._ensure_table()
         definition, settings = self.definition, self._store.settings
-        write = {
-            "order": definition.order, "who": settings.who, "window": stretch, "deduplicated": deduplicated,
-            "clock": self._store.clock,
-        }  # fmt: skip
         if overwrite:
-            commit = delta.overwrite(self.location, rows, **write)
+            commit = delta.overwrite(
+                self.location, rows, order=definition.order, who=settings.who, window=stretch,
+                deduplicated=deduplicated, clock=self._store.clock,
+            )  # fmt: skip
         else:
-            commit = delta.upsert(self.location, rows, identity=definition.identity, **write)
+            commit = delta.upsert(
+                self.location, rows, identity=definition.identity, order=definition.order, who=settings.who,
+                window=stretch, deduplicated=deduplicated, clock=self._store.clock,
+            )  # fmt: skip
         if commit.rows_written and definition.statistics_config:
             written = rows if not commit.rows_unchanged else self._written(commit)
             self._store.catalog.note(self.id, commit.version, "statistics", statistics.summarise(written))
@@ -438,7 +441,7 @@ class FeatureGroup:
         return self.get_statistics()
 
     def get_online(self, keys: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any] | None:
-        """Columns of the newest row of one key, from the online store; None when the key has no row that still counts."""
+        """Columns of a key's newest row, from the online store; None when it has no row that still counts."""
         if not self.online_enabled:
             raise SchemaMismatch(f"{self.ref} is not online. Create it with online_enabled=True.")
         definition = self._declared()

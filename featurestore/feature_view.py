@@ -117,8 +117,10 @@ class FeatureView:
 
     # Training data
 
-    def create_training_data(self, *, start_time: TimeLike | None = None, end_time: TimeLike | None = None,
-                             description: str = "", extra_filter: Filter | None = None) -> tuple[int, None]:  # fmt: skip
+    def create_training_data(
+        self, *, start_time: TimeLike | None = None, end_time: TimeLike | None = None, description: str = "",
+        extra_filter: Filter | None = None,
+    ) -> tuple[int, None]:  # fmt: skip
         """Pin all labelled rows (of `[start_time, end_time)`) as one new training dataset; return its version."""
         return self._create(None, description, extra_filter, start_time, end_time), None
 
@@ -185,7 +187,7 @@ class FeatureView:
 
     def get_training_data(self, version: int, **frames: Any) -> tuple[Any, Any]:
         """`X, y` of a training dataset, the same bytes as when it was made."""
-        return self._frames(version, (_ALL,), **frames)  # type: ignore[return-value]
+        return self._frames(version, (_ALL,), **frames)
 
     def get_train_test_split(self, version: int, **frames: Any) -> tuple[Any, ...]:
         """`X_train, X_test, y_train, y_test` of a training dataset, the same bytes as when it was made.
@@ -239,8 +241,11 @@ class FeatureView:
         versions = self._store.versions(self.query)
         recipe: dict[str, Any] = {
             "groups": {
-                str(ref): {"name": ref.name, "version": ref.version, "delta_version": v, "table_id": self._store.table_id(ref)}
-                for ref, v in versions.items()
+                str(ref): {
+                    "name": ref.name, "version": ref.version, "delta_version": pinned,
+                    "table_id": self._store.table_id(ref),
+                }
+                for ref, pinned in versions.items()
             },
             "query": self.query.to_json(), "labels": self.labels,
             "extra_filter": None if extra_filter is None else extra_filter.to_json(),
@@ -294,8 +299,9 @@ class FeatureView:
             recorded = dataset.manifest["splits"][name]["content_hash"]
             if (found := content_hash(part)) != recorded:
                 raise NotReproducible(
-                    f"Training dataset {dataset.version} of {self.name}: the {name} split has the hash {found[:12]}, recorded "
-                    f"was {recorded[:12]}. The pinned data or a library changed: {dataset.manifest['libraries']}."
+                    f"Training dataset {dataset.version} of {self.name}: the {name} split has the hash {found[:12]}, "
+                    f"recorded was {recorded[:12]}. The pinned data or a library changed "
+                    f"({dataset.manifest['libraries']} made it)."
                 )
         return parts
 
@@ -394,8 +400,8 @@ class FeatureView:
             )
         if source.parent > 0:
             raise SchemaMismatch(
-                f"{group.ref} is joined to {plan.sources[source.parent].definition.ref}, whose row gives its key; serving "
-                "looks up groups joined to the left-most group only."
+                f"{group.ref} is joined to {plan.sources[source.parent].definition.ref}, whose row gives its "
+                "key; serving looks up groups joined to the left-most group only."
             )
         if place and (source.row_filter is not None or source.version is not None):
             raise SchemaMismatch(
@@ -504,10 +510,13 @@ class FeatureView:
 def _passed(feature: Feature, value: Any) -> Any:
     """A value of a request as training has it: 5 is 5.0 in a column of floats, and text is no number."""
     dtype = feature.type
-    if pa.types.is_floating(dtype) or pa.types.is_integer(dtype):
-        kind, convert = (Real, float) if pa.types.is_floating(dtype) else (Integral, int)
-        if isinstance(value, kind) and not isinstance(value, bool):
-            return convert(value)  # type: ignore[arg-type]
+    number = not isinstance(value, bool)
+    if pa.types.is_floating(dtype):
+        if number and isinstance(value, Real):
+            return float(value)
+    elif pa.types.is_integer(dtype):
+        if number and isinstance(value, Integral):
+            return int(value)
     elif not pa.types.is_string(dtype) or isinstance(value, str):
         return value
     raise SchemaMismatch(

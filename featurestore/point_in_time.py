@@ -103,9 +103,8 @@ class Plan:
     def explain(self) -> str:
         """How each table is joined, one line each."""
         spine = self.spine
-        lines = [
-            f"{spine.ref}: one row each, ordered by {', '.join([*([spine.event_time] if spine.event_time else []), *spine.primary_key])}"
-        ]
+        order = [*([spine.event_time] if spine.event_time else []), *spine.primary_key]
+        lines = [f"{spine.ref}: one row each, ordered by {', '.join(order)}"]
         for source in self.sources[1:]:
             right = source.definition
             keys = ", ".join(left if left == r else f"{left} = {r}" for left, r in source.keys)

@@ -201,9 +201,9 @@ class Query:
         """Keep the rows that meet a condition: before joins, of the group's own rows; after joins, of the result."""
         if not isinstance(condition, Filter):
             raise SchemaMismatch(f"{condition!r} is not a filter. Write fg['amount'] > 10, combined with &, | and ~.")
-        kind = "result_filter" if self.joins else "row_filter"
-        present: Filter | None = getattr(self, kind)
-        return replace(self, **{kind: condition if present is None else present & condition})
+        if self.joins:
+            return replace(self, result_filter=both(self.result_filter, condition))
+        return replace(self, row_filter=both(self.row_filter, condition))
 
     def limit(self, n: int) -> Query:
         """Only the first rows."""
@@ -252,6 +252,11 @@ class Query:
                 for j in self.joins
             ],
         }  # fmt: skip
+
+
+def both(first: Filter | None, second: Filter | None) -> Filter | None:
+    """The filter that asks for both; None asks for nothing."""
+    return second if first is None else first if second is None else first & second
 
 
 def _names(names: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -267,7 +267,8 @@ def infer_features(table: pa.Table) -> tuple[Feature, ...]:
     for name, dtype in zip(table.column_names, table.schema.types, strict=True):
         if pa.types.is_null(dtype):
             raise SchemaMismatch(
-                f"Column {name!r} holds nulls only, so its type is unknown. Declare it: features=[Feature({name!r}, ...)]."
+                f"Column {name!r} holds nulls only, so its type is unknown. "
+                f"Declare it: features=[Feature({name!r}, ...)]."
             )
     return tuple(Feature(f.name, f.type) for f in table.schema)
 

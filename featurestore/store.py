@@ -307,6 +307,6 @@ def _check_same(stored: GroupDefinition, wanted: GroupDefinition) -> None:
     for what, there, here in both:
         if there != here:
             raise SchemaMismatch(
-                f"Feature group {stored.ref.name!r} version {stored.ref.version} exists with the {what} {there}, asked for "
-                f"{here}. Another definition is another version: version={stored.ref.version + 1}."
+                f"Feature group {stored.ref.name!r} version {stored.ref.version} exists with the {what} {there}, "
+                f"asked for {here}. Another definition is another version: version={stored.ref.version + 1}."
             )

@@ -20,7 +20,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from featurestore.feature_group import Commit, FeatureGroup
+    from featurestore import Commit, FeatureGroup
     from flows.registry import ModelVersion
 
 T = TypeVar("T")

@@ -60,7 +60,8 @@ def connection(memory_limit: str = "4GB", threads: int = 0) -> Iterator[DuckDBPy
         yield cursor
     except duckdb.IOException as error:
         raise NotReproducible(
-            f"A data file of the feature store cannot be read: {error}. Was it deleted by hand or by another tool's vacuum?"
+            f"A data file of the feature store cannot be read: {error}. "
+            "Was it deleted by hand or by another tool's vacuum?"
         ) from error
     except duckdb.Error as error:
         raise FeatureStoreError(f"The offline query failed: {error}") from error
@@ -138,7 +139,8 @@ def compare(
     columns = ", ".join(quote(c) for c in rows.column_names)
     sql = (
         f"WITH stored AS (SELECT {columns} FROM {scan(files, evolved=True)} WHERE {_within(order, low, high)}) "
-        f"SELECT CASE WHEN s.{quote(identity[0])} IS NULL THEN 'new' WHEN {differs} THEN 'different' ELSE 'same' END AS status "
+        f"SELECT CASE WHEN s.{quote(identity[0])} IS NULL THEN 'new' WHEN {differs} THEN 'different' "
+        "ELSE 'same' END AS status "
         f"FROM batch b LEFT JOIN stored s ON {on} ORDER BY b.__row"
     )
     return run(sql, {"batch": rows.append_column("__row", _numbers(rows))}).column("status")
@@ -150,7 +152,8 @@ def rows_without(
     """The stored rows of `low <= order <= high` but for those whose columns equal a row of `gone`."""
     on = " AND ".join(f"s.{quote(c)} = g.{quote(c)}" for c in gone.column_names)
     columns = ", ".join(quote(n) for n in schema.names)
-    sql = f"SELECT {columns} FROM {scan(files, evolved=True)} s ANTI JOIN gone g ON {on} WHERE {_within(order, low, high)}"
+    stored = f"{scan(files, evolved=True)} s ANTI JOIN gone g ON {on}"
+    sql = f"SELECT {columns} FROM {stored} WHERE {_within(order, low, high)}"
     return as_schema(run(sql, {"gone": gone}), schema)
 
 
@@ -173,7 +176,7 @@ def statement(
     """The SQL of a plan; `tables` are the table expressions of its sources, in order."""
     needed = _needed(plan)
     spine = plan.spine
-    order = [c for c in ([spine.event_time] if spine.event_time else []) + list(spine.primary_key)]
+    order = [*([spine.event_time] if spine.event_time else []), *spine.primary_key]
     parts = []
     for place, (source, table) in enumerate(zip(plan.sources, tables, strict=True)):
         columns = ", ".join(f"{quote(c)} AS {_inner(place, c)}" for c in needed[place])
@@ -186,7 +189,8 @@ def statement(
         newest = ""
         if source.match == "newest" and place:
             keys = ", ".join(quote(r) for _, r in source.keys)
-            newest = f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {quote(str(source.definition.event_time))} DESC) = 1"
+            time = quote(str(source.definition.event_time))
+            newest = f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {time} DESC) = 1"
         parts.append(f"s{place} AS (SELECT {columns} FROM {table}{where}{newest})")
     by = ", ".join(_inner(0, c) for c in order) or "(SELECT NULL)"
     parts.append(f"j0 AS (SELECT row_number() OVER (ORDER BY {by}) AS __row, * FROM s0)")

@@ -18,8 +18,7 @@ from flows.settings import Settings
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featurestore.feature_group import Commit, FeatureGroup
-    from featurestore.store import FeatureStore
+    from featurestore import Commit, FeatureGroup, FeatureStore
 
 TILE = timedelta(days=30)
 """A backfill is cut into pieces of this length: what was committed before a kill stays, and memory stays small."""

@@ -23,9 +23,7 @@ from flows.settings import Settings
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featurestore.feature_group import Commit, FeatureGroup
-    from featurestore.feature_view import FeatureView
-    from featurestore.store import FeatureStore
+    from featurestore import Commit, FeatureGroup, FeatureStore, FeatureView
 
 FIRST_WINDOW = timedelta(days=7)
 """What the first run scores: the transactions whose outcome nobody knows yet."""
@@ -51,7 +49,7 @@ def fraud_inference(start: datetime | None = None, end: datetime | None = None) 
         events.summary_artifact("fraud-inference-summary", [summary(champion, None, None, 0)])
         return 0
     batch = read_batch(fs, champion, window)
-    predictions = score(champion, batch, window)
+    predictions: pd.DataFrame = score(champion, batch, window)
     commit = write(predictions_fg, predictions, window)
     flagged = int(predictions["is_flagged"].sum())
     events.summary_artifact("fraud-inference-summary", [summary(champion, window, commit, flagged)])

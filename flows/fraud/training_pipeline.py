@@ -18,10 +18,10 @@ from flows.settings import Settings
 if TYPE_CHECKING:
     import pandas as pd
     import xgboost
-    from featurestore.feature_view import FeatureView
-    from featurestore.store import FeatureStore
 
     from featurestore.feature_group import FeatureGroup
+    from featurestore.feature_view import FeatureView
+    from featurestore.store import FeatureStore
     from featurestore.training_dataset import TrainingDataset
 
 FEATURES_FIRST = "Run the feature pipeline first: prefect deployment run fraud-features/fraud-features."
@@ -314,7 +314,7 @@ def summary(model: registry.ModelVersion, status: str, why: str) -> dict[str, An
         "training_dataset_version": lineage.training_dataset_version,
         "training_dataset_hash": lineage.training_dataset_hash[:12],
         "average_precision": metrics.get("test.average_precision"),
-        "interval": [metrics.get("test.average_precision.low"), metrics.get("test.average_precision.high")],
+        "interval": "{:.3f} to {:.3f}".format(*(metrics[f"test.average_precision.{end}"] for end in ("low", "high"))),
         "logistic": metrics.get("test.average_precision.logistic"),
         "prevalence": metrics.get("test.average_precision.prevalence"),
         "precision_top_100": metrics.get("test.precision_top_100"),
