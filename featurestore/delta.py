@@ -33,6 +33,7 @@ COMMITTED_AT = "__committed_at"
 
 _NOTE = "triptych"
 _WATERMARK = "triptych.watermark"
+_CLOCK = "triptych.clock"
 _ATTEMPTS = 30
 # Nothing expires by age: which files may go is decided by the pins of training datasets, in one place (vacuum).
 _KEEP = {
@@ -346,6 +347,12 @@ def _unwritten(commit: Commit, before: Snapshot) -> Commit:
     return replace(commit, version=before.version, operation="none")
 
 
+def _next_time(table: DeltaTable, now: datetime) -> datetime:
+    """The present, or a microsecond after the last commit: times tell commits apart, whatever the clocks do."""
+    last = table.transaction_version(_CLOCK)
+    return now if last is None or to_micros(now) > last else from_micros(last + 1)
+
+
 def _swap(location: str, attempt: Callable[[DeltaTable, datetime], Commit], clock: Callable[[], datetime]) -> Commit:
     from deltalake.exceptions import CommitFailedError
 
@@ -353,7 +360,7 @@ def _swap(location: str, attempt: Callable[[DeltaTable, datetime], Commit], cloc
         table = _open(location)
         with _translated(location):
             try:
-                return attempt(table, clock())
+                return attempt(table, _next_time(table, clock()))
             except CommitFailedError:
                 time.sleep(random.uniform(0, min(0.02 * 2**round_, 1.0)))
     raise Conflict(
@@ -430,17 +437,17 @@ def _properties(commit: Commit, watermark_before: datetime | None) -> CommitProp
         "inserted": commit.rows_inserted, "updated": commit.rows_updated, "deleted": commit.rows_deleted,
         "unchanged": commit.rows_unchanged, "deduplicated": commit.rows_deduplicated,
     }  # fmt: skip
-    transactions = []
+    transactions = [Transaction(_CLOCK, to_micros(commit.time))]
     if commit.tags:
         note["tags"] = dict(commit.tags)
     if commit.window is not None:
         note["window"] = [to_micros(commit.window.start), to_micros(commit.window.end)]
         # A Delta transaction id survives checkpoints and log clean-up, so the watermark costs no reading of history.
         end = max(commit.window.end, watermark_before) if watermark_before else commit.window.end
-        transactions = [Transaction(_WATERMARK, to_micros(end))]
+        transactions.append(Transaction(_WATERMARK, to_micros(end)))
     # No retries inside delta-rs: it would re-base an append over rows it never compared with.
     return CommitProperties(
-        custom_metadata={_NOTE: json.dumps(note)}, app_transactions=transactions or None, max_commit_retries=0
+        custom_metadata={_NOTE: json.dumps(note)}, app_transactions=transactions, max_commit_retries=0
     )
 
 

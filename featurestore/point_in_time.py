@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
+import pyarrow as pa
+
 from featurestore.errors import JoinError, SchemaMismatch
 from featurestore.query import Column, Filter, GroupRef, Query
 from featurestore.schema import Feature
@@ -146,6 +148,10 @@ class _Builder:
         for name in query.features:
             if name not in hidden or prefix:
                 self.outputs.append(Output(place, name, prefix + name, features[name]))
+            elif name not in {
+                o.name for o in self.outputs
+            }:  # the left copy stands, also where only the right asks for it
+                self.outputs.append(Output(0, name, name, next(f for f in spine.features if f.name == name)))
         for joined in query.joins:
             right = self.groups[joined.query.group]
             keys = _keys(definition, right, joined.on, joined.left_on, joined.right_on)
@@ -175,7 +181,8 @@ def _keys(
     left.check([name for name, _ in pairs])
     left_types, right_types = ({f.name: f.type for f in d.features} for d in (left, right))
     for a, b in pairs:
-        if left_types[a] != right_types[b] and str(left_types[a])[:3] != str(right_types[b])[:3]:
+        whole = pa.types.is_integer(left_types[a]) and pa.types.is_integer(right_types[b])
+        if left_types[a] != right_types[b] and not whole:
             raise JoinError(
                 f"Key {a!r} of {left.ref} is {left_types[a]}, key {b!r} of {right.ref} is {right_types[b]}. "
                 "Keys compare only with keys of their own type: 1 is not '1'."

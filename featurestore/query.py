@@ -194,6 +194,10 @@ class Query:
             raise JoinError("Give either on=[...], or left_on=[...] and right_on=[...] together.")
         if left_on and right_on and len(left_on) != len(right_on):
             raise JoinError(f"left_on {list(left_on)} and right_on {list(right_on)} differ in length.")
+        if other.row_limit is not None:
+            raise JoinError(
+                "A query with a limit cannot be joined: which rows it keeps says nothing. Limit the whole query."
+            )
         joined = Join(other, _names(on), _names(left_on), _names(right_on), join_type, prefix)
         return replace(self, joins=(*self.joins, joined))
 

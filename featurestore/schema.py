@@ -248,8 +248,12 @@ def as_arrow(frame: Any) -> pa.Table:
 
 
 def _pandas_column(values: Any, name: str) -> pa.ChunkedArray:
+    zoned = getattr(values.dtype, "tz", None) is not None
     try:
-        array = pa.Array.from_pandas(values)
+        # Arrow reads zoned times by a way that pandas deprecates; the same moments without a zone it reads directly.
+        array = pa.Array.from_pandas(values.dt.tz_convert(None) if zoned else values)
+        if zoned:
+            array = pc.assume_timezone(array, "UTC")
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
         raise SchemaMismatch(
             f"Column {name!r} (pandas dtype {values.dtype}) holds values of mixed or unknown types: {error}. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -36,6 +37,7 @@ def parse(flow: Flow[Any, Any], arguments: Sequence[str] | None = None) -> dict[
 def run(flow: Flow[Any, Any]) -> None:
     """Run the flow with what the command line says; end with exit code 1 and the message when the store refuses."""
     parameters = parse(flow)
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # the server that Prefect starts for this run shall not call home
     try:
         print(flow(**parameters))
     except FeatureStoreError as error:

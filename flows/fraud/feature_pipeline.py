@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from featurestore import Commit, FeatureGroup, FeatureStore
 
+
 TILE = timedelta(days=30)
 """A backfill is cut into pieces of this length: what was committed before a kill stays, and memory stays small."""
 

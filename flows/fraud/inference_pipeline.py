@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from featurestore import Commit, FeatureGroup, FeatureStore, FeatureView
 
+
 FIRST_WINDOW = timedelta(days=7)
 """What the first run scores: the transactions whose outcome nobody knows yet."""
 

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xgboost
 
-    from featurestore.feature_group import FeatureGroup
-    from featurestore.feature_view import FeatureView
-    from featurestore.store import FeatureStore
-    from featurestore.training_dataset import TrainingDataset
+    from featurestore import FeatureGroup, FeatureStore, FeatureView, TrainingDataset
+
 
 FEATURES_FIRST = "Run the feature pipeline first: prefect deployment run fraud-features/fraud-features."
 

@@ -362,3 +362,13 @@ def test_g10_online_catches_up_even_when_the_next_insert_has_nothing_new(tmp_pat
         group.insert(rows((10 * number, 0, 1.0)))
         assert group.delta_version == number
         assert online(group, [10 * number, 10 * number + 1]) == {10 * number: 1.0, 10 * number + 1: 2.0}
+
+
+def test_commits_of_a_stopped_clock_still_have_times_that_rise_and_statistics_of_their_own(tmp_path: Path) -> None:
+    """G16: a commit's rows are found by its time, so no two commits share one."""
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    fs = connect(tmp_path, clock=lambda: moment)
+    group = fs.get_or_create_feature_group("amounts", 1, primary_key=["id"])
+    commits = [group.insert(pa.table({"id": [i], "amount": [float(i)]})) for i in (1, 2, 3)]
+    assert [c.time for c in commits] == sorted({c.time for c in commits})
+    assert [group.get_statistics(c)["amount"]["mean"] for c in commits] == [1.0, 2.0, 3.0]
