@@ -70,6 +70,7 @@ class FeatureView:
         self.transformations = TransformationPlan.from_json(definition["transformations"])
         self._batch_version: int | None = None
         self._serving: _Serving | None = None
+        self._serving_version: int | None = None
 
     @staticmethod
     def define(
@@ -107,8 +108,8 @@ class FeatureView:
 
     @property
     def feature_names(self) -> list[str]:
-        """Names of the model's inputs, in order: of the newest training dataset's columns, transformed."""
-        fitted = self._fitted(self._newest())
+        """Names of the model's inputs, in order: transformed as the training dataset in use does (else the newest)."""
+        fitted = self._fitted(self._serving_version or self._batch_version or self._newest())
         return fitted.output_names_for([f.name for f in self.features])
 
     def delta_versions(self) -> dict[str, int]:
@@ -374,6 +375,7 @@ class FeatureView:
         """
         version = self._newest() if training_dataset_version is None else training_dataset_version
         fitted = self._fitted(version)
+        self._serving_version = version
         plan = self._plan(labels=False)
         names = [o.name for o in plan.outputs]
         lookups = [

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from prefect import Flow
+from prefect.settings import PREFECT_SERVER_ANALYTICS_ENABLED, temporary_settings
 
 from featurestore.errors import FeatureStoreError, InvalidTime
 from featurestore.times import parse_time
@@ -37,9 +37,10 @@ def parse(flow: Flow[Any, Any], arguments: Sequence[str] | None = None) -> dict[
 def run(flow: Flow[Any, Any]) -> None:
     """Run the flow with what the command line says; end with exit code 1 and the message when the store refuses."""
     parameters = parse(flow)
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # the server that Prefect starts for this run shall not call home
     try:
-        print(flow(**parameters))
+        # Without a server Prefect starts one for this run; it shall not call home.
+        with temporary_settings({PREFECT_SERVER_ANALYTICS_ENABLED: False}):
+            print(flow(**parameters))
     except FeatureStoreError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
