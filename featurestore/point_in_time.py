@@ -84,6 +84,24 @@ class Plan:
         self.sources[found[0]].definition.check([column.name])
         return found[0]
 
+    def needed_columns(self) -> list[list[str]]:
+        """Of each source the columns that running the plan reads."""
+        needed: list[dict[str, None]] = [{} for _ in self.sources]
+        for output in self.outputs:
+            needed[output.source][output.column] = None
+        for place, source in enumerate(self.sources):
+            definition = source.definition
+            if place == 0:
+                needed[0] |= dict.fromkeys(definition.primary_key)
+            if definition.event_time is not None:
+                needed[place][definition.event_time] = None
+            for left, right in source.keys:
+                needed[source.parent][left] = None
+                needed[place][right] = None
+        for column in self.result_filter.columns() if self.result_filter is not None else ():
+            needed[self.source_of(column)][column.name] = None
+        return [list(n) for n in needed]
+
     def without(self, dropped: Sequence[str]) -> Plan:
         """The plan for scoring: without these outputs, and without joins that give nothing else."""
         outputs = [o for o in self.outputs if o.name not in dropped]

@@ -174,13 +174,13 @@ def statement(
     ordered: bool = True,
 ) -> str:
     """The SQL of a plan; `tables` are the table expressions of its sources, in order."""
-    needed = _needed(plan)
+    needed = plan.needed_columns()
     spine = plan.spine
     order = [*([spine.event_time] if spine.event_time else []), *spine.primary_key]
     parts = []
     for place, (source, table) in enumerate(zip(plan.sources, tables, strict=True)):
         columns = ", ".join(f"{quote(c)} AS {_inner(place, c)}" for c in needed[place])
-        conditions = [_condition(source.row_filter, quote_plain)] if source.row_filter is not None else []
+        conditions = [condition_sql(source.row_filter, quote_plain)] if source.row_filter is not None else []
         if place == 0 and spine.event_time is not None:
             time = quote(spine.event_time)
             conditions += [f"{time} >= {literal(start)}"] if start is not None else []
@@ -200,7 +200,7 @@ def statement(
     outputs = ", ".join(f"{_inner(o.source, o.column)} AS {quote(o.name)}" for o in plan.outputs)
     where = ""
     if plan.result_filter is not None:
-        where = f"\nWHERE {_condition(plan.result_filter, lambda c: _inner(plan.source_of(c), c.name))}"
+        where = f"\nWHERE {condition_sql(plan.result_filter, lambda c: _inner(plan.source_of(c), c.name))}"
     tail = ("\nORDER BY __row" if ordered else "") + (f" LIMIT {plan.limit:d}" if plan.limit is not None else "")
     return "WITH " + ",\n     ".join(parts) + f"\nSELECT {outputs} FROM {last}{where}{tail}"
 
@@ -212,24 +212,6 @@ def _inner(place: int, column: str) -> str:
 def quote_plain(column: Column) -> str:
     """A filter's column inside its own table."""
     return quote(column.name)
-
-
-def _needed(plan: Plan) -> list[list[str]]:
-    needed: list[dict[str, None]] = [{} for _ in plan.sources]
-    for output in plan.outputs:
-        needed[output.source][output.column] = None
-    for place, source in enumerate(plan.sources):
-        definition = source.definition
-        if place == 0:
-            needed[0] |= dict.fromkeys(definition.primary_key)
-        if definition.event_time is not None:
-            needed[place][definition.event_time] = None
-        for left, right in source.keys:
-            needed[source.parent][left] = None
-            needed[place][right] = None
-    for column in plan.result_filter.columns() if plan.result_filter is not None else ():
-        needed[plan.source_of(column)][column.name] = None
-    return [list(n) for n in needed]
 
 
 def _join(plan: Plan, source: Source, place: int, columns: Sequence[str]) -> str:
@@ -258,9 +240,10 @@ def _join(plan: Plan, source: Source, place: int, columns: Sequence[str]) -> str
 _SQL_OPERATORS = {"==": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "like": "LIKE"}
 
 
-def _condition(condition: Filter, name: Callable[[Column], str]) -> str:
+def condition_sql(condition: Filter, name: Callable[[Column], str]) -> str:
+    """A filter as an SQL condition; `name` says how each of its columns is called there."""
     if isinstance(condition, Combined):
-        parts = [_condition(p, name) for p in condition.parts]
+        parts = [condition_sql(p, name) for p in condition.parts]
         return f"(NOT {parts[0]})" if condition.how == "not" else f"({f' {condition.how.upper()} '.join(parts)})"
     if not isinstance(condition, Comparison):
         raise FeatureStoreError(f"{condition!r} is not a filter this engine knows.")
