@@ -205,6 +205,12 @@ class Catalog:
         with self._transaction() as connection:
             return {r.delta_version: r.content for r in connection.execute(wanted)}
 
+    def noted(self, group_id: str, kind: str) -> set[int]:
+        """The Delta versions of which something of a kind was kept."""
+        wanted = sa.select(_notes.c.delta_version).where(_notes.c.group_id == group_id, _notes.c.kind == kind)
+        with self._transaction() as connection:
+            return set(connection.scalars(wanted))
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()

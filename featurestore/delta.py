@@ -16,10 +16,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore import delta_log
 from featurestore.engines import duckdb as engine
 from featurestore.errors import Conflict, FeatureStoreError, InvalidTime, NotFound, NotReproducible
 from featurestore.schema import TIMESTAMP
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 COMMITTED_AT = "__committed_at"
 """Hidden column: when the row's present values were committed (UTC)."""
+CHANGE = "__change"
+"""Column of `changes`: "insert", "update" or "delete"."""
 
 _NOTE = "triptych"
 _WATERMARK = "triptych.watermark"
@@ -82,7 +86,8 @@ class Snapshot:
 class Commit:
     """What one write did. `rows_written` counts what is new or different, so repeating a write gives 0.
 
-    `version` is the Delta version that holds the result, also when nothing had to be written.
+    `version` is the Delta version that holds the result, also when nothing had to be written. `statistics_id` is the
+    version under which `get_statistics` keeps the statistics of the rows written; None when none were kept.
     """
 
     version: int
@@ -96,6 +101,7 @@ class Commit:
     window: Window | None = None
     who: str = ""
     tags: Mapping[str, Any] = field(default_factory=dict)
+    statistics_id: int | None = None
 
     @property
     def rows_written(self) -> int:
@@ -188,7 +194,7 @@ def _snapshot(table: DeltaTable, location: str, order: str) -> Snapshot:
 
     root = location.rstrip("/")
     files = [
-        DataFile(f"{root}/{path}", rows or 0, low, _latest(high))
+        DataFile(f"{root}/{unquote(path)}", rows or 0, low, _latest(high))
         for path, rows, low, high in zip(
             column("path"), column("num_records"), column(f"min.{order}"), column(f"max.{order}"), strict=True
         )
@@ -218,6 +224,19 @@ def history(location: str) -> list[Commit]:
     table = _open(location)
     with _translated(location):
         return [_commit_of(entry) for entry in reversed(list(table.history()))]
+
+
+def history_frame(commits: Sequence[Commit]) -> pa.Table:
+    """Commits as a table, one row each; the window as two columns."""
+    schema = pa.schema([
+        ("version", pa.int64()), ("time", TIMESTAMP), ("operation", pa.string()), ("rows_inserted", pa.int64()),
+        ("rows_updated", pa.int64()), ("rows_deleted", pa.int64()), ("window_start", TIMESTAMP),
+        ("window_end", TIMESTAMP), ("who", pa.string()), ("statistics_id", pa.int64()),
+    ])  # fmt: skip
+    return pa.Table.from_pylist(
+        [vars(c) | {f"window_{end}": c.window and getattr(c.window, end) for end in ("start", "end")} for c in commits],
+        schema=schema,
+    )
 
 
 def _commit_of(entry: Mapping[str, Any]) -> Commit:
@@ -255,6 +274,43 @@ def version_at(location: str, as_of: int | Any) -> int:
         first = commits[0].time if commits else None
         raise InvalidTime(f"Nothing was committed to {location} by {moment}: its first commit is of {first}.")
     return past[-1]
+
+
+def changes(location: str, since: int, until: int, *, identity: Sequence[str], order: str) -> pa.Table:
+    """Net changes from one version to another: which rows are new, differ, or are gone.
+
+    Only files that the two versions do not share are read, so rows that merely moved to another file cost a comparison
+    and are no change, and neither is a row that was deleted and inserted again with the same values.
+
+    Returns:
+        The table's columns, `__committed_at` among them, then `__change`: of an insert or update the values at
+        `until`, of a delete the last ones. Ordered by `order`, then identity; each identity once.
+    Raises:
+        NotFound: there is no such version.
+        NotReproducible: a version's files are gone.
+    """
+    since, until = _settled(location, since, until)
+    table = _open(location, until)
+    schema = pa.schema(table.schema().to_arrow())
+    old = {f.path for f in snapshot(location, order, since).files}
+    new = {f.path for f in _snapshot(table, location, order).files}
+    columns = dict.fromkeys([order, *identity])
+    return engine.difference(sorted(old - new), sorted(new - old), schema, identity=identity, order=list(columns))
+
+
+def _settled(location: str, since: int, until: int) -> tuple[int, int]:
+    """The same stretch without the compactions at its ends: they change no row, but every file."""
+    if since >= until:
+        return since, since
+    moves = {
+        e.version for e in delta_log.entries(location, since + 1, until)
+        if _commit_of({**e.info, "version": e.version}).operation == "optimize"
+    }  # fmt: skip
+    while since + 1 in moves:
+        since += 1
+    while until > since and until in moves:
+        until -= 1
+    return since, until
 
 
 def upsert(

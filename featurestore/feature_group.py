@@ -409,13 +409,62 @@ class FeatureGroup:
         """A query of all columns as they were at a Delta version or time."""
         return replace(self.select_all(), version=delta.version_at(self.location, moment))
 
-    def history(self) -> list[Commit]:
-        """Every commit, oldest first: version, time, rows, window, who."""
-        return delta.history(self.location) if self.definition.features else []
+    def history(self, dataframe_type: DataFrameType | None = None) -> Any:
+        """One row per commit, oldest first: version, time, operation, rows, window, who, id of the statistics.
+
+        Optimizing and vacuuming take nothing away from it. A list of `Commit`, or a frame when a type is named.
+        """
+        if not self.definition.features:
+            return [] if dataframe_type is None else to_frame(delta.history_frame([]), dataframe_type)
+        known = self._store.catalog.noted(self.id, "statistics")
+        commits = [
+            replace(c, statistics_id=c.version if c.version in known else None) for c in delta.history(self.location)
+        ]
+        return commits if dataframe_type is None else to_frame(delta.history_frame(commits), dataframe_type)
+
+    def commit_details(self, version: int) -> Commit:
+        """One commit of the history.
+
+        Raises:
+            NotFound: there is no such version; the message lists what there is.
+        """
+        commits = self.history()
+        for commit in commits:
+            if commit.version == version:
+                return commit
+        there = f"0 to {commits[-1].version}" if commits else "none yet"
+        raise NotFound(f"{self.ref} has no commit {version} (versions: {there}). fg.history() shows them all.")
+
+    def read_changes(
+        self, since: int | TimeLike, until: int | TimeLike | None = None, dataframe_type: DataFrameType = "pandas"
+    ) -> Any:
+        """Net changes between two commits: what happened after `since`, up to and including `until`.
+
+        Args:
+            since, until: Delta versions or times; `until` is the newest version by default.
+        Returns:
+            All columns, `__committed_at` (when the row's values were committed) and `__change`: "insert" and "update"
+            with the values at `until`, "delete" with the last ones. Each key and event time once, in that order. Files
+            that both versions share are not read, so compaction alone gives no changes.
+        Raises:
+            InvalidTime: `since` lies after `until`, or a time before the first commit.
+            NotFound: there is no such version.
+            NotReproducible: a version's files were vacuumed.
+        """
+        definition = self._declared()
+        first = delta.version_at(self.location, since)
+        last = self.delta_version if until is None else delta.version_at(self.location, until)
+        if first > last:
+            raise InvalidTime(
+                f"{self.ref}: changes since version {first} until version {last} go backwards. Swap the two."
+            )
+        found = delta.changes(self.location, first, last, identity=definition.identity, order=definition.order)
+        return to_frame(found, dataframe_type)
 
     def windows(self) -> list[Window]:
         """The committed windows, in order of time."""
-        return sorted({c.window for c in self.history() if c.window is not None})
+        commits = delta.history(self.location) if self.definition.features else []
+        return sorted({c.window for c in commits if c.window is not None})
 
     def get_statistics(self, commit: Commit | int | None = None) -> dict[str, Any]:
         """Column statistics: of the rows a commit wrote, or of the whole group now.
@@ -428,7 +477,7 @@ class FeatureGroup:
         version = commit if isinstance(commit, int) else commit.version
         known = self._store.catalog.notes(self.id, "statistics").get(version)
         if known is None:
-            written = self._written(next((c for c in self.history() if c.version == version), None))
+            written = self._written(next((c for c in delta.history(self.location) if c.version == version), None))
             if not written.num_rows:
                 raise NotFound(f"{self.ref}: commit {version} wrote no rows, so it has no statistics.")
             known = statistics.summarise(written)

@@ -165,6 +165,46 @@ def rows_with(files: Sequence[str], keys: pa.Table, schema: pa.Schema) -> pa.Tab
     return as_schema(run(sql, {"keys": keys}), schema)
 
 
+def difference(
+    old: Sequence[str], new: Sequence[str], schema: pa.Schema, *, identity: Sequence[str], order: Sequence[str]
+) -> pa.Table:
+    """The rows that differ between two sets of files, with `__change`: "insert", "update" or "delete" (last values).
+
+    When a row was committed is not compared. Older files may lack columns: they are null there.
+    """
+    key = quote(identity[0])
+    hidden = {*identity, "__committed_at"}
+    differs = " OR ".join(f"o.{quote(c)} IS DISTINCT FROM n.{quote(c)}" for c in schema.names if c not in hidden)
+    columns = ", ".join(
+        f"CASE WHEN n.{key} IS NULL THEN o.{quote(c)} ELSE n.{quote(c)} END AS {quote(c)}" for c in schema.names
+    )
+    on = " AND ".join(f"o.{quote(c)} = n.{quote(c)}" for c in identity)
+    sql = (
+        f"WITH o AS ({_padded(old)}), n AS ({_padded(new)}) SELECT {columns}, CASE WHEN n.{key} IS NULL THEN 'delete' "
+        f"WHEN o.{key} IS NULL THEN 'insert' ELSE 'update' END AS __change FROM o FULL JOIN n ON {on} "
+        f"WHERE o.{key} IS NULL OR n.{key} IS NULL OR {differs or 'FALSE'} ORDER BY {', '.join(map(quote, order))}"
+    )
+    result = run(sql, {"no_rows": schema.empty_table()})
+    return as_schema(result, schema.append(pa.field("__change", pa.string(), nullable=False)))
+
+
+def _padded(files: Sequence[str]) -> str:
+    """The rows of some files with every column of the registered `no_rows`; there may be no files."""
+    return "SELECT * FROM no_rows" + (f" UNION ALL BY NAME FROM {scan(files, evolved=True)}" if files else "")
+
+
+def newest_rows(files: Sequence[str], keys: pa.Table, schema: pa.Schema, *, order: str) -> pa.Table:
+    """Of each key (a row of `keys`) the stored row with the largest `order`; nothing for a key that has no row."""
+    on = " AND ".join(f"s.{quote(c)} = k.{quote(c)}" for c in keys.column_names)
+    by = ", ".join(quote(c) for c in keys.column_names)
+    columns = ", ".join(quote(n) for n in schema.names)
+    sql = (
+        f"SELECT {columns} FROM ({_padded(files)}) s SEMI JOIN keys k ON {on} "
+        f"QUALIFY row_number() OVER (PARTITION BY {by} ORDER BY {quote(order)} DESC) = 1"
+    )
+    return as_schema(run(sql, {"keys": keys, "no_rows": schema.empty_table()}), schema)
+
+
 def statement(
     plan: Plan,
     tables: Sequence[str],

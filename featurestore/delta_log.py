@@ -1,0 +1,95 @@
+"""What a Delta table's log says of each commit and each data file, read without opening the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from featurestore.errors import FeatureStoreError
+
+FOLDER = "_delta_log"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One commit: what it says of itself, and the files it adds and removes (paths below the table's folder)."""
+
+    version: int
+    info: Mapping[str, Any]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Life:
+    """The versions a data file is part of: from `added` until before `removed` (None: it is part of the newest)."""
+
+    added: int
+    removed: int | None
+
+    def covers(self, version: int) -> bool:
+        """Whether the file is part of that version."""
+        return self.added <= version and (self.removed is None or version < self.removed)
+
+
+def entry_files(location: str) -> dict[int, Path]:
+    """The JSON file of each commit, by version."""
+    found = (p for p in (Path(location) / FOLDER).glob("*.json") if p.stem.isdigit())
+    return {int(p.stem): p for p in sorted(found)}
+
+
+def entries(location: str, first: int = 0, last: int | None = None) -> Iterator[Entry]:
+    """The commits from version `first` to `last`, both included, oldest first.
+
+    Raises:
+        FeatureStoreError: an entry between them is missing or damaged; the message names the file.
+    """
+    files = entry_files(location)
+    for version in range(first, (max(files, default=-1) if last is None else last) + 1):
+        if version not in files:
+            raise FeatureStoreError(
+                f"The log of the Delta table at {location} lacks the entry of version {version} (it has "
+                f"{len(files)} entries). Restore {FOLDER}/{version:020d}.json from a backup."
+            )
+        actions = read_actions(files[version])
+        yield Entry(
+            version,
+            next((a["commitInfo"] for a in actions if "commitInfo" in a), {}),
+            tuple(unquote(a["add"]["path"]) for a in actions if "add" in a),
+            tuple(unquote(a["remove"]["path"]) for a in actions if "remove" in a),
+        )
+
+
+def read_actions(file: Path) -> list[dict[str, Any]]:
+    """The actions of one commit.
+
+    Raises:
+        FeatureStoreError: the file is cut off, damaged or cannot be read.
+    """
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise FeatureStoreError(
+            f"The log entry {file} cannot be read: {error}. Restore it from a backup. If it is the newest one and no "
+            "backup has it, move it away: the table is then as it was one commit earlier."
+        ) from error
+
+
+def lifetimes(location: str) -> dict[str, Life]:
+    """Every data file that ever was part of the table, with the versions it is part of.
+
+    Raises:
+        FeatureStoreError: the log has gaps or does not reach back to the first version.
+    """
+    lives: dict[str, Life] = {}
+    for entry in entries(location):
+        for path in entry.removed:
+            if path in lives:
+                lives[path] = Life(lives[path].added, entry.version)
+        for path in entry.added:
+            lives[path] = Life(entry.version, None)
+    return lives
