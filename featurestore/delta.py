@@ -25,7 +25,7 @@ from featurestore import delta_log
 from featurestore.engines import duckdb as engine
 from featurestore.errors import Conflict, FeatureStoreError, InvalidTime, NotFound, NotReproducible
 from featurestore.schema import TIMESTAMP
-from featurestore.times import Window, from_micros, parse_time, to_micros
+from featurestore.times import Window, from_micros, is_version, parse_time, to_micros
 
 if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable
@@ -265,7 +265,7 @@ def version_at(location: str, as_of: int | Any) -> int:
         InvalidTime: the time lies before the table's first commit.
         NotFound: there is no such version.
     """
-    if isinstance(as_of, int) and not isinstance(as_of, bool) and as_of < 100_000_000:
+    if is_version(as_of):
         return _open(location, as_of).version()
     moment = parse_time(as_of)
     commits = history(location)

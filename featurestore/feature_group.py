@@ -382,24 +382,19 @@ class FeatureGroup:
 
     def read(
         self, start_time: TimeLike | None = None, end_time: TimeLike | None = None, *,
-        as_of: int | TimeLike | None = None, dataframe_type: DataFrameType = "pandas",
+        as_of: int | TimeLike | None = None, dataframe_type: DataFrameType = "pandas", ordered: bool = True,
     ) -> Any:  # fmt: skip
         """All rows of `[start_time, end_time)` by event time, ordered by event time and key.
 
         Args:
             as_of: a Delta version or a time: the rows as they were then.
+            ordered: False gives the rows in any order, which is faster.
         Raises:
             NotFound: the group has no rows yet because nothing was ever inserted, or there is no such version.
             InvalidTime: the group has no event time to select by, or `as_of` lies before the first commit.
         """
-        definition = self._declared()
-        if definition.event_time is None and not (start_time is None and end_time is None):
-            raise InvalidTime(
-                f"{self.ref} has no event time, so it cannot be read by time. Leave start_time and end_time out."
-            )
-        version = None if as_of is None else delta.version_at(self.location, as_of)
-        query = replace(self.select_all(), version=version)
-        return self._store.read_query(query, dataframe_type=dataframe_type, start_time=start_time, end_time=end_time)
+        query = self.select_all() if as_of is None else self.as_of(as_of)
+        return query.read(dataframe_type, start_time, end_time, ordered=ordered)
 
     def show(self, n: int = 5) -> Any:
         """The first rows, to look at."""
@@ -407,7 +402,7 @@ class FeatureGroup:
 
     def as_of(self, moment: int | TimeLike) -> Query:
         """A query of all columns as they were at a Delta version or time."""
-        return replace(self.select_all(), version=delta.version_at(self.location, moment))
+        return self.select_all().as_of(moment)
 
     def history(self, dataframe_type: DataFrameType | None = None) -> Any:
         """One row per commit, oldest first: version, time, operation, rows, window, who, id of the statistics.

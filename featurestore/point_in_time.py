@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Literal
 
 import pyarrow as pa
@@ -67,6 +67,10 @@ class Plan:
     outputs: tuple[Output, ...]
     result_filter: Filter | None = None
     limit: int | None = None
+    as_known: bool = False
+    """Of each joined group, a row of the spine sees only what had been committed by its time."""
+    now: datetime | None = None
+    """The time asked for, where the spine has no event time: what is older than its ttl by then does not count."""
 
     @property
     def spine(self) -> Definition:
@@ -113,11 +117,10 @@ class Plan:
                 needed.add(self.sources[i].parent)
         kept = sorted(needed)
         place = {old: new for new, old in enumerate(kept)}
-        return Plan(
-            tuple(_moved(self.sources[i], place) for i in kept),
-            tuple(Output(place[o.source], o.column, o.name, o.feature) for o in outputs),
-            self.result_filter,
-            self.limit,
+        return replace(
+            self,
+            sources=tuple(_moved(self.sources[i], place) for i in kept),
+            outputs=tuple(replace(o, source=place[o.source]) for o in outputs),
         )
 
     def explain(self) -> str:
@@ -140,8 +143,7 @@ class Plan:
 
 
 def _moved(source: Source, place: Mapping[int, int]) -> Source:
-    parent = place[source.parent] if source.parent >= 0 else -1
-    return Source(source.definition, parent, source.keys, source.match, source.inner, source.row_filter, source.version)
+    return replace(source, parent=place[source.parent] if source.parent >= 0 else -1)
 
 
 @dataclass

@@ -8,8 +8,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from featurestore.errors import JoinError, SchemaMismatch
-from featurestore.times import TimeLike, parse_time
+from featurestore.errors import InvalidTime, JoinError, SchemaMismatch
+from featurestore.times import TimeLike, is_version, parse_time
 
 if TYPE_CHECKING:
     from featurestore.schema import DataFrameType
@@ -32,9 +32,13 @@ class Reader(Protocol):
     """Who runs a query: the feature store it was made by."""
 
     def read_query(
-        self, query: Query, *, dataframe_type: DataFrameType, start_time: TimeLike | None, end_time: TimeLike | None
-    ) -> Any:
+        self, query: Query, *, dataframe_type: DataFrameType, start_time: TimeLike | None, end_time: TimeLike | None,
+        as_known: bool, ordered: bool,
+    ) -> Any:  # fmt: skip
         """The query's rows."""
+
+    def version_at(self, ref: GroupRef, moment: int | TimeLike) -> int:
+        """The Delta version of a group that was current at a time; a whole number is the version itself."""
 
     def query_sql(self, query: Query) -> str:
         """The SQL that runs."""
@@ -213,12 +217,36 @@ class Query:
         """Only the first rows."""
         return replace(self, row_limit=n)
 
+    def as_of(self, moment: int | TimeLike) -> Query:
+        """The query over its groups as they were stored at a time (or, of a single group, at a Delta version).
+
+        Raises:
+            InvalidTime: a version for several groups, which do not share their versions; or nothing was stored then.
+            NotFound: there is no such version.
+        """
+        if self.joins and is_version(moment):
+            raise InvalidTime(
+                f"{moment!r} is a Delta version, and the query has the groups {[str(g) for g in self.groups()]}, each "
+                "with versions of its own. Give a time, or join fg.select([...]).as_of(version) of each group."
+            )
+        joins = tuple(replace(j, query=replace(j.query, reader=self.reader).as_of(moment)) for j in self.joins)
+        return replace(self, version=self._reader().version_at(self.group, moment), joins=joins)
+
     def read(
-        self, dataframe_type: DataFrameType = "pandas", *, start_time: TimeLike | None = None,
-        end_time: TimeLike | None = None,
+        self, dataframe_type: DataFrameType = "pandas", start_time: TimeLike | None = None,
+        end_time: TimeLike | None = None, as_known: bool = False, ordered: bool = True,
     ) -> Any:  # fmt: skip
-        """The rows as a frame, ordered by the left-most group's event time and key."""
-        return self._reader().read_query(self, dataframe_type=dataframe_type, start_time=start_time, end_time=end_time)
+        """The rows as a frame, ordered by the left-most group's event time and key.
+
+        Args:
+            start_time, end_time: only the left-most group's rows of `[start_time, end_time)` by event time.
+            as_known: of each joined group use, for each row, only what had been committed by that row's time.
+            ordered: False gives the rows in any order, which is faster.
+        """
+        return self._reader().read_query(
+            self, dataframe_type=dataframe_type, start_time=start_time, end_time=end_time, as_known=as_known,
+            ordered=ordered,
+        )  # fmt: skip
 
     def show(self, n: int = 5) -> Any:
         """The first rows, to look at."""

@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from featurestore import transformations, validation
+from featurestore import delta, transformations, validation
 from featurestore.catalog import Catalog
 from featurestore.engines import duckdb as engine
-from featurestore.errors import Conflict, SchemaMismatch
+from featurestore.errors import Conflict, InvalidTime, SchemaMismatch
 from featurestore.feature_group import FeatureGroup, GroupDefinition, Policy
 from featurestore.feature_view import FeatureView
 from featurestore.online import OnlineStore
@@ -218,11 +218,21 @@ class FeatureStore:
 
     def read_query(
         self, query: Query, *, dataframe_type: DataFrameType = "pandas", start_time: TimeLike | None = None,
-        end_time: TimeLike | None = None,
+        end_time: TimeLike | None = None, as_known: bool = False, ordered: bool = True,
     ) -> Any:  # fmt: skip
         """Run a query at the present versions of its groups."""
         plan = plan_of(query, self.definitions(query))
-        return to_frame(self.run(plan, self.versions(query), start=start_time, end=end_time), dataframe_type)
+        rows = self.run(plan, self.versions(query), start=start_time, end=end_time, as_known=as_known, ordered=ordered)
+        return to_frame(rows, dataframe_type)
+
+    def version_at(self, ref: GroupRef, moment: int | TimeLike) -> int:
+        """The Delta version of a group that was current at a time; a whole number is the version itself.
+
+        Raises:
+            InvalidTime: nothing was stored then.
+            NotFound: there is no such version.
+        """
+        return delta.version_at(self.group(ref).location, moment)
 
     def query_sql(self, query: Query) -> str:
         """The SQL that runs a query, with the tables' names in place of their files."""
@@ -251,10 +261,21 @@ class FeatureStore:
 
     def run(
         self, plan: Plan, versions: Mapping[GroupRef, int], *, start: TimeLike | None = None,
-        end: TimeLike | None = None,
+        end: TimeLike | None = None, as_known: bool = False, ordered: bool = True,
     ) -> pa.Table:  # fmt: skip
-        """Run a plan over the given Delta versions of its groups; rows of `[start, end)` by the spine's event time."""
+        """Run a plan over the given Delta versions of its groups; rows of `[start, end)` by the spine's event time.
+
+        Args:
+            as_known: use, for each row of the spine, only what had been committed by its time.
+            ordered: False leaves the rows in any order.
+        """
+        plan = replace(plan, as_known=plan.as_known or as_known)
         first, last = (None if t is None else parse_time(t) for t in (start, end))
+        if plan.spine.event_time is None and not (first is None and last is None):
+            raise InvalidTime(
+                f"{plan.spine.ref} has no event time, so its rows cannot be chosen by time. "
+                "Leave the start and end out."
+            )
         inputs = []
         for place, source in enumerate(plan.sources):
             ref = source.definition.ref
@@ -263,8 +284,9 @@ class FeatureStore:
             # Later than the spine's end nothing can match; earlier than its start everything may, but in the spine.
             inputs.append(snapshot.between(first if timed and place == 0 else None, last if timed else None))
         return engine.execute(
-            plan, inputs, start=first, end=last, memory_limit=self.settings.memory_limit, threads=self.settings.threads
-        )
+            plan, inputs, start=first, end=last, ordered=ordered, memory_limit=self.settings.memory_limit,
+            threads=self.settings.threads,
+        )  # fmt: skip
 
     def now_micros(self) -> int:
         """The present in microseconds since 1970."""

@@ -15,6 +15,8 @@ _MICROSECOND = timedelta(microseconds=1)
 # Larger epoch numbers are milliseconds: as seconds this is the year 5138, as milliseconds it is March 1973.
 _SECONDS_END = 100_000_000_000
 _DIGIT_FORMATS = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+# Smaller whole numbers are Delta versions where either may be given: as an epoch this is March 1973.
+_VERSIONS_END = 100_000_000
 _EXPECTED = (
     "a datetime or date, ISO text such as '2022-01-31', '2022/01/31 12:00:01', '20220131' or "
     "'2022-01-31T12:00:00+02:00', or an epoch in seconds or milliseconds"
@@ -80,6 +82,15 @@ def parse_time(value: TimeLike) -> datetime:
         except (OverflowError, ValueError) as error:
             raise InvalidTime(f"{value!r} is not an epoch a datetime can hold. Expected {_EXPECTED}.") from error
     raise InvalidTime(f"{value!r} ({type(value).__name__}) is not a time. Expected {_EXPECTED}.")
+
+
+def is_version(value: object) -> bool:
+    """Whether "a version or a time" is meant as a version: a whole number below 100,000,000.
+
+    >>> is_version(7), is_version(1_640_995_200), is_version("20220101")
+    (True, False, False)
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and value < _VERSIONS_END
 
 
 def _parse_text(text: str) -> datetime:

@@ -305,6 +305,8 @@ def execute(
 
     Returns the plan's outputs, in order of the spine's event time and key. Nothing is read of columns not needed.
     """
+    if plan.as_known:
+        raise FeatureStoreError("as_known=True is not possible with this engine yet. Leave it out.")
     registered: dict[str, pa.Table] = {}
     tables = []
     for place, (source, given) in enumerate(zip(plan.sources, inputs, strict=True)):

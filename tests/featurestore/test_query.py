@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from featurestore import FeatureGroup, FeatureStore, JoinError, SchemaMismatch, connect
+from featurestore import FeatureGroup, FeatureStore, InvalidTime, JoinError, SchemaMismatch, connect
 from featurestore.query import Column, Filter, GroupRef, Query, filter_from_json, query_from_json
 
 CARDS = GroupRef("cards", 1)
@@ -218,6 +218,41 @@ def test_as_of_reads_a_group_as_it_was(orders: FeatureGroup) -> None:
     )
     assert orders.select(["amount"]).read("arrow").column("amount").to_pylist()[0] == 11.0
     assert orders.as_of(before).read("arrow").column("amount").to_pylist()[0] == 10.0
+
+
+def test_as_of_of_a_query_is_one_time_for_all_its_groups(
+    fs: FeatureStore, orders: FeatureGroup, limits: FeatureGroup
+) -> None:
+    """G13: a time resolves to each group's own version; a version is one group's own."""
+    past = max(group.history()[-1].time for group in (orders, limits))
+    orders.insert(pd.DataFrame({"id": [5], "day": ["2021-01-05"], "customer": ["a"], "amount": [1.0], "city": ["x"]})
+                  .astype({"day": "datetime64[us]"}))  # fmt: skip
+    limits.insert(pd.DataFrame({"customer": ["a"], "day": pd.to_datetime(["2021-01-02"]), "top": [7],
+                                "confirmed": [True]}))  # fmt: skip
+    query = orders.select(["id"]).join(limits.select(["top"]))
+    assert query.read("arrow").to_pydict() == {"id": [1, 2, 3, 4, 5], "top": [100, 7, 300, 300, 300]}
+    assert query.as_of(past).read("arrow").to_pydict() == {"id": [1, 2, 3, 4], "top": [100, 100, 300, 300]}
+    with pytest.raises(InvalidTime, match=r"version.*orders_v1.*limits_v1"):
+        query.as_of(1)
+    assert orders.select(["id"]).as_of(orders.delta_version - 1).read()["id"].tolist() == [1, 2, 3, 4]
+
+
+def test_rows_without_order_are_the_same_rows(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    """G12: `ordered=False` skips the sorting and nothing else."""
+    joined = orders.select(["id"]).join(limits.select(["top"]))
+    rows = joined.read(ordered=False)
+    assert sorted(rows["id"]) == [1, 2, 3, 4]
+    assert rows.sort_values("id")["top"].tolist() == [100, 100, 300, 300]
+    assert sorted(orders.read(ordered=False)["id"]) == [1, 2, 3, 4]
+
+
+def test_rows_without_event_time_cannot_be_chosen_by_time(fs: FeatureStore) -> None:
+    """G12: refused rather than ignored, in a group's read and in a query's."""
+    people = fs.get_or_create_feature_group("people", 1, primary_key=["id"])
+    people.insert(pd.DataFrame({"id": [1], "age": [30]}))
+    for read in (people.read, people.select(["age"]).read):
+        with pytest.raises(InvalidTime, match="people_v1 has no event time"):
+            read(start_time="2021-01-01")
 
 
 def test_frames_come_in_three_kinds(orders: FeatureGroup) -> None:
