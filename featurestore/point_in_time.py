@@ -88,22 +88,24 @@ class Plan:
         self.sources[found[0]].definition.check([column.name])
         return found[0]
 
-    def needed_columns(self) -> list[list[str]]:
-        """Of each source the columns that running the plan reads."""
-        needed: list[dict[str, None]] = [{} for _ in self.sources]
+    def given_columns(self) -> list[list[str]]:
+        """Of each source the columns that the result, its filter, or the keys of a nested join are made of."""
+        given: list[dict[str, None]] = [{} for _ in self.sources]
         for output in self.outputs:
-            needed[output.source][output.column] = None
-        for place, source in enumerate(self.sources):
-            definition = source.definition
-            if place == 0:
-                needed[0] |= dict.fromkeys(definition.primary_key)
-            if definition.event_time is not None:
-                needed[place][definition.event_time] = None
-            for left, right in source.keys:
-                needed[source.parent][left] = None
-                needed[place][right] = None
+            given[output.source][output.column] = None
+        for source in self.sources[1:]:
+            given[source.parent] |= dict.fromkeys(left for left, _ in source.keys)
         for column in self.result_filter.columns() if self.result_filter is not None else ():
-            needed[self.source_of(column)][column.name] = None
+            given[self.source_of(column)][column.name] = None
+        return [list(g) for g in given]
+
+    def needed_columns(self) -> list[list[str]]:
+        """Of each source the columns to read: those given, and those that order and match its rows."""
+        needed = [dict.fromkeys(g) for g in self.given_columns()]
+        needed[0] |= dict.fromkeys(self.spine.primary_key)
+        for place, source in enumerate(self.sources):
+            time = source.definition.event_time
+            needed[place] |= dict.fromkeys([*([time] if time else []), *(right for _, right in source.keys)])
         return [list(n) for n in needed]
 
     def without(self, dropped: Sequence[str]) -> Plan:

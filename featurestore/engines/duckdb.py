@@ -319,3 +319,54 @@ def execute(
     sql = statement(plan, tables, start=start, end=end, ordered=ordered)
     result = run(sql, registered, memory_limit=memory_limit, threads=threads)
     return as_schema(result, pa.schema([(o.name, o.feature.type) for o in plan.outputs]))
+
+
+def spine(
+    plan: Plan, given: Sequence[str] | pa.Table, columns: Sequence[str], *, start: datetime | None = None,
+    end: datetime | None = None, ordered: bool = True, limit: int | None = None, memory_limit: str = "4GB",
+    threads: int = 0,
+) -> pa.Table:  # fmt: skip
+    """The rows of a plan's first source, filtered and in order, that the other sources are matched to."""
+    definition = plan.spine
+    empty = pa.schema([(f.name, f.type) for f in definition.features]).empty_table()
+    frame = given if isinstance(given, pa.Table) else None if given else empty
+    table = scan(given, evolved=True) if frame is None else "spine"
+    time = definition.event_time
+    conditions = [] if plan.sources[0].row_filter is None else [condition_sql(plan.sources[0].row_filter, quote_plain)]
+    if time is not None:
+        conditions += [f"{quote(time)} >= {literal(start)}"] if start is not None else []
+        conditions += [f"{quote(time)} < {literal(end)}"] if end is not None else []
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    by = ", ".join(quote(c) for c in [*([time] if time else []), *definition.primary_key]) if ordered else ""
+    tail = (f" ORDER BY {by}" if by else "") + (f" LIMIT {limit:d}" if limit is not None else "")
+    picked = ", ".join(quote(c) for c in columns) or "1 AS __nothing"
+    return run(
+        f"SELECT {picked} FROM {table}{where}{tail}", {} if frame is None else {"spine": frame},
+        memory_limit=memory_limit, threads=threads,
+    )  # fmt: skip
+
+
+def meets(condition: Filter, rows: pa.Table) -> np.ndarray:
+    """Whether each row meets a filter; a comparison with null does not."""
+    found = run(
+        f"SELECT __row FROM candidates WHERE {condition_sql(condition, quote_plain)}",
+        {"candidates": rows.append_column("__row", _numbers(rows))},
+    )
+    return _flags(found, rows.num_rows)
+
+
+def holds(plan: Plan, tables: Sequence[pa.Table], columns: Sequence[Sequence[str]]) -> np.ndarray:
+    """Whether each row of the result meets the plan's filter; `tables` have one row of each source for each of them."""
+    if plan.result_filter is None:
+        return np.ones(tables[0].num_rows, dtype=bool)
+    names = [f"{place}.{c}" for place, given in enumerate(columns) for c in given]
+    rows = pa.table([t.column(c) for t, given in zip(tables, columns, strict=True) for c in given], names=names)
+    condition = condition_sql(plan.result_filter, lambda c: _inner(plan.source_of(c), c.name))
+    found = run(f"SELECT __row FROM result WHERE {condition}", {"result": rows.append_column("__row", _numbers(rows))})
+    return _flags(found, rows.num_rows)
+
+
+def _flags(found: pa.Table, rows: int) -> np.ndarray:
+    flags = np.zeros(rows, dtype=bool)
+    flags[found.column("__row").to_numpy()] = True
+    return flags
