@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, NotReproducible
 
 FOLDER = "_delta_log"
 
@@ -46,12 +46,13 @@ def entries(location: str, first: int = 0, last: int | None = None) -> Iterator[
     """The commits from version `first` to `last`, both included, oldest first.
 
     Raises:
-        FeatureStoreError: an entry between them is missing or damaged; the message names the file.
+        NotReproducible: an entry between them is missing.
+        FeatureStoreError: an entry is damaged; the message names the file.
     """
     files = entry_files(location)
     for version in range(first, (max(files, default=-1) if last is None else last) + 1):
         if version not in files:
-            raise FeatureStoreError(
+            raise NotReproducible(
                 f"The log of the Delta table at {location} lacks the entry of version {version} (it has "
                 f"{len(files)} entries). Restore {FOLDER}/{version:020d}.json from a backup."
             )
@@ -83,7 +84,7 @@ def lifetimes(location: str) -> dict[str, Life]:
     """Every data file that ever was part of the table, with the versions it is part of.
 
     Raises:
-        FeatureStoreError: the log has gaps or does not reach back to the first version.
+        NotReproducible: the log has gaps or does not reach back to the first version.
     """
     lives: dict[str, Life] = {}
     for entry in entries(location):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from featurestore import delta, statistics, validation
+from featurestore import catch_up, delta, statistics, validation
 from featurestore.delta import Commit
 from featurestore.engines import duckdb as engine
-from featurestore.errors import Conflict, InvalidData, InvalidTime, NotFound, SchemaMismatch
+from featurestore.errors import InvalidData, InvalidTime, NotFound, SchemaMismatch
 from featurestore.online import OnlineTable
 from featurestore.point_in_time import Definition
 from featurestore.query import Column, Filter, GroupRef, Query
@@ -271,7 +271,7 @@ class FeatureGroup:
         if report is not None:
             self._store.catalog.note(self.id, commit.version, "validation", report)
         if self.online_enabled:
-            self._bring_online(commit, rows)
+            catch_up.after(commit, rows, online=self._store.online, table=self.online_table(), location=self.location)
         return commit
 
     def _batch(self, frame: Any) -> tuple[pa.Table, int]:
@@ -350,8 +350,7 @@ class FeatureGroup:
         commit = delta.delete(
             self.location, rows, order=definition.order, who=self._store.settings.who, clock=self._store.clock
         )
-        if self.online_enabled:
-            self._rebuild_online()
+        self.sync_online()
         return commit
 
     # Reading
@@ -521,12 +520,9 @@ class FeatureGroup:
         return self._snapshot(version)
 
     def sync_online(self) -> None:
-        """Bring the online store up to the newest Delta version."""
+        """Bring the online store up to the newest Delta version, at the cost of what changed since the one it holds."""
         if self.online_enabled and self.definition.features:
-            table = self.online_table()
-            newest = self._snapshot().version
-            if self._store.online.version(table) != newest:
-                self._rebuild_online()
+            catch_up.catch_up(self._store.online, self.online_table(), self.location)
 
     def prepare(self) -> None:
         """Make the tables of a declared group, so that it can be read before its first insert."""
@@ -577,34 +573,6 @@ class FeatureGroup:
             return self.definition.schema.empty_table()
         stamp = f"{delta.COMMITTED_AT} = {engine.literal(commit.time)}"
         return self._rows(self._snapshot(commit.version), stamp)
-
-    def _bring_online(self, commit: Commit, rows: pa.Table) -> None:
-        store, table = self._store.online, self.online_table()
-        store.create(table)
-        held = store.version(table)
-        if held == commit.version:
-            return
-        try:
-            if commit.operation == "upsert" and (held == commit.version - 1 or (held is None and commit.version == 1)):
-                store.upsert(table, rows, delta_version=commit.version, previous_version=held)
-                return
-        except Conflict:
-            pass  # another writer moved on in between: catch up with both below
-        self._rebuild_online()
-
-    def _rebuild_online(self) -> None:
-        store, table = self._store.online, self.online_table()
-        store.create(table)
-        snapshot = self._snapshot()
-        rows = self._rows(snapshot)
-        if self.event_time is not None and rows.num_rows:
-            newest = rows.sort_by([(self.event_time, "ascending")])
-            rows = engine.keep_last(newest, self.definition.primary_key)
-        try:
-            store.rebuild(table, rows, delta_version=snapshot.version)
-        except Conflict:
-            if (store.version(table) or 0) < snapshot.version:
-                raise
 
     def delete(self) -> None:
         """Remove the group: rows, online table, catalog entry. Views that use it stop working."""

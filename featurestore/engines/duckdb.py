@@ -193,16 +193,27 @@ def _padded(files: Sequence[str]) -> str:
     return "SELECT * FROM no_rows" + (f" UNION ALL BY NAME FROM {scan(files, evolved=True)}" if files else "")
 
 
-def newest_rows(files: Sequence[str], keys: pa.Table, schema: pa.Schema, *, order: str) -> pa.Table:
-    """Of each key (a row of `keys`) the stored row with the largest `order`; nothing for a key that has no row."""
-    on = " AND ".join(f"s.{quote(c)} = k.{quote(c)}" for c in keys.column_names)
-    by = ", ".join(quote(c) for c in keys.column_names)
+def newest_rows(
+    files: Sequence[str], keys: pa.Table | None, schema: pa.Schema, *, by: Sequence[str], order: str
+) -> pa.Table:
+    """Of each key the stored row with the largest `order`; of the keys that `keys` lists, or of all.
+
+    `by` names the key columns, of the files as of `keys`. A key that has no row gives none.
+    """
+    on = " AND ".join(f"s.{quote(c)} = k.{quote(c)}" for c in by)
     columns = ", ".join(quote(n) for n in schema.names)
     sql = (
-        f"SELECT {columns} FROM ({_padded(files)}) s SEMI JOIN keys k ON {on} "
-        f"QUALIFY row_number() OVER (PARTITION BY {by} ORDER BY {quote(order)} DESC) = 1"
+        f"SELECT {columns} FROM ({_padded(files)}) s {f'SEMI JOIN keys k ON {on} ' if keys is not None else ''}"
+        f"QUALIFY row_number() OVER (PARTITION BY {', '.join(map(quote, by))} ORDER BY {quote(order)} DESC) = 1"
     )
-    return as_schema(run(sql, {"keys": keys, "no_rows": schema.empty_table()}), schema)
+    tables = {"no_rows": schema.empty_table()} | ({} if keys is None else {"keys": keys})
+    return as_schema(run(sql, tables), schema)
+
+
+def without(rows: pa.Table, others: pa.Table) -> pa.Table:
+    """The rows that are not among the others; both have the same columns, without nulls."""
+    on = " AND ".join(f"r.{quote(c)} = o.{quote(c)}" for c in others.column_names)
+    return as_schema(run(f"FROM r ANTI JOIN o ON {on}", {"r": rows, "o": others}), rows.schema)
 
 
 def statement(
