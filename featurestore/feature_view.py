@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from featurestore import splits
-from featurestore.errors import InvalidData, NotFound, SchemaMismatch
-from featurestore.keyed_rows import KEY, chosen, transform_rows, with_keys
-from featurestore.point_in_time import Plan
+from featurestore.errors import NotFound, SchemaMismatch
+from featurestore.keyed_rows import chosen, transform_rows, values, with_keys
+from featurestore.point_in_time import Definition, Plan
 from featurestore.point_in_time import plan as plan_of
-from featurestore.query import Filter, Query, query_from_json
+from featurestore.query import Filter, GroupRef, Query, query_from_json
 from featurestore.schema import DataFrameType, Feature, to_frame
 from featurestore.serving import Serving
-from featurestore.splits import RandomSplit, Split, TimeSplit
 from featurestore.times import TimeLike
-from featurestore.training_data import ALL, TrainingData
-from featurestore.training_dataset import TrainingDataset
+from featurestore.training_data import (
+    ALL,
+    THREE,
+    TWO,
+    FrameOptions,
+    RowOptions,
+    SplitOptions,
+    TrainingData,
+    Wanted,
+    wanted_split,
+)
+from featurestore.training_dataset import Job, TrainingDataset
 from featurestore.transformations import TransformationPlan, parse
 
 if TYPE_CHECKING:
@@ -37,6 +45,11 @@ class FeatureView:
         self.version = version
         self.description: str = definition["description"]
         self.labels: list[str] = definition["labels"]
+        # Definitions of before there were helper columns, tags and logs have no word about them.
+        self.training_helper_columns: list[str] = definition.get("training_helper_columns", [])
+        self.inference_helper_columns: list[str] = definition.get("inference_helper_columns", [])
+        self.logging_enabled: bool = definition.get("logging_enabled", False)
+        self.tags: dict[str, Any] = definition.get("tags", {})
         self.query = query_from_json(definition["query"], store)
         self.transformations = TransformationPlan.from_json(definition["transformations"])
         self._training = TrainingData(store, self)
@@ -46,22 +59,41 @@ class FeatureView:
 
     @staticmethod
     def define(
-        store: FeatureStore, query: Query, labels: Sequence[str], transformation_functions: Any, description: str
-    ) -> dict[str, Any]:
+        store: FeatureStore, query: Query, *, labels: Sequence[str] = (), transformation_functions: Any = None,
+        training_helper_columns: Sequence[str] = (), inference_helper_columns: Sequence[str] = (),
+        description: str = "", logging_enabled: bool = False, tags: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """A checked definition for the catalog.
 
         Raises:
-            SchemaMismatch: a label or a transformed column that the query does not give.
+            SchemaMismatch: a label, helper or transformed column that the query does not give, or a helper column
+                that is a label, or is transformed.
         """
         plan = plan_of(query, store.definitions(query))
         names = [o.name for o in plan.outputs]
-        if unknown := [n for n in labels if n not in names]:
-            raise SchemaMismatch(f"The labels {unknown} are not among the query's columns {names}.")
+        helpers = {"training": list(training_helper_columns), "inference": list(inference_helper_columns)}
+        for what, columns in (("labels", labels), *((f"{k} helper columns", v) for k, v in helpers.items())):
+            if unknown := [n for n in columns if n not in names]:
+                raise SchemaMismatch(f"The {what} {unknown} are not among the query's columns {names}.")
+            if repeated := sorted({n for n in columns if list(columns).count(n) > 1}):
+                raise SchemaMismatch(f"The {what} name {repeated} more than once.")
+        helping = [*helpers["training"], *helpers["inference"]]
+        if both := [n for n in labels if n in helping]:
+            raise SchemaMismatch(f"{both} are both labels and helper columns. A label is known in training as it is.")
+        if all(n in labels or n in helping for n in names):
+            raise SchemaMismatch(f"No feature is left: of the query's columns {names} all are labels or helpers.")
         features = [replace(o.feature, name=o.name) for o in plan.outputs]
         transformations = parse(transformation_functions, features, labels=list(labels))
+        for step in transformations.steps:
+            if touched := [n for n in helping if n == step.output or n in step.inputs or n in step.drop]:
+                raise SchemaMismatch(
+                    f"{step} reads or replaces the helper column {touched[0]!r}, and helper columns are neither "
+                    "features nor transformed. Take it off the helper columns, or out of the transformations."
+                )
         return {
             "query": query.to_json(), "labels": list(labels), "transformations": transformations.to_json(),
-            "description": description,
+            "training_helper_columns": helpers["training"], "inference_helper_columns": helpers["inference"],
+            "description": description, "logging_enabled": logging_enabled, "tags": dict(tags or {}),
         }  # fmt: skip
 
     def __repr__(self) -> str:
@@ -69,15 +101,33 @@ class FeatureView:
 
     # Names
 
-    def plan(self, *, labels: bool) -> Plan:
-        """How the query runs point in time; without labels, only the groups that give features."""
-        plan = plan_of(self.query, self._store.definitions(self.query))
-        return plan if labels else plan.without(self.labels)
+    def plan(self, *, labels: bool = False, helpers: Literal["training", "inference"] | None = None) -> Plan:
+        """How the query runs point in time: the features, and what else is asked for.
+
+        Without labels, groups that give only labels or training helper columns are left out: when a row is scored
+        they know nothing of it yet.
+        """
+        training, inference = self.training_helper_columns, self.inference_helper_columns
+        kept = {"training": training, "inference": inference, None: []}[helpers]
+        hidden = {n for n in (*training, *inference) if n not in kept}
+        plan = plan_of(self.query, self._definitions())
+        if not labels:
+            plan = plan.without([*self.labels, *(n for n in training if n not in inference)])
+        return replace(plan, outputs=tuple(o for o in plan.outputs if o.name not in hidden))
+
+    def _definitions(self) -> dict[GroupRef, Definition]:
+        try:
+            return self._store.definitions(self.query)
+        except NotFound as error:
+            raise NotFound(
+                f"{self.name} version {self.version} reads a feature group that is not there any more: {error} "
+                "Insert it again under the same name, or create the view's next version without it."
+            ) from error
 
     @property
     def features(self) -> list[Feature]:
-        """The untransformed features, in order, without labels."""
-        return [replace(o.feature, name=o.name) for o in self.plan(labels=True).outputs if o.name not in self.labels]
+        """The untransformed features, in order, without labels and helper columns."""
+        return [replace(o.feature, name=o.name) for o in self.plan().outputs]
 
     @property
     def feature_names(self) -> list[str]:
@@ -87,92 +137,123 @@ class FeatureView:
 
     def delta_versions(self) -> dict[str, int]:
         """The Delta version each group of the view has now, by `<name>_v<version>`."""
-        return {str(ref): v for ref, v in self._store.versions(self.query).items()}
+        return {str(ref): v for ref, v in self.versions().items()}
+
+    def versions(self) -> dict[GroupRef, int]:
+        """The Delta version each group of the view has now."""
+        self._definitions()
+        return self._store.versions(self.query)
 
     # Training data
 
     def create_training_data(
         self, *, start_time: TimeLike | None = None, end_time: TimeLike | None = None, description: str = "",
-        extra_filter: Filter | None = None,
-    ) -> tuple[int, None]:  # fmt: skip
-        """Pin all labelled rows (of `[start_time, end_time)`) as one new training dataset; return its version."""
-        return self._training.create(None, description, extra_filter, start_time, end_time), None
+        extra_filter: Filter | None = None, as_known: bool = False, max_age: timedelta | None = None,
+    ) -> tuple[int, Job]:  # fmt: skip
+        """Keep all labelled rows (of `[start_time, end_time)`) as one new training dataset; return its version.
+
+        Args:
+            extra_filter: only rows that meet it.
+            as_known: of each feature row only what had been committed by the spine's time.
+            max_age: feature rows older than this at the spine's time count as missing, as beyond a group's ttl.
+        Raises:
+            InvalidData: there are no rows, or a row has no label.
+        """
+        return self._kept(Wanted(None, start_time, end_time, description, extra_filter, max_age, as_known))
 
     def create_train_test_split(
         self, test_size: float | None = None, *, train_start: TimeLike | None = None,
         train_end: TimeLike | None = None, test_start: TimeLike | None = None, test_end: TimeLike | None = None,
-        description: str = "", extra_filter: Filter | None = None, seed: int = 42,
-        embargo: timedelta | None = None, entity: str | Sequence[str] | None = None,
-    ) -> tuple[int, None]:  # fmt: skip
-        """Pin a training and a test set, at random by `test_size` or by time; return the version.
+        description: str = "", extra_filter: Filter | None = None, seed: int = 42, as_known: bool = False,
+        embargo: timedelta | None = None, entity: str | Sequence[str] | None = None, max_age: timedelta | None = None,
+    ) -> tuple[int, Job]:  # fmt: skip
+        """Keep a training and a test set, at random by `test_size` or by time; return the version.
 
+        Args:
+            test_size: share of the rows in the test set; leave it out and give times instead.
+            seed: decides, with each row's keys, on which side of a random split it falls.
+            embargo: leaves out the training rows this close before the next set, so that their labels were known.
+            entity: columns of the left-most group (or of the query) whose equal values stay on one side.
         Raises:
-            InvalidData, InvalidTime: sizes or windows that cannot be, or a split without rows.
+            InvalidData, InvalidTime: sizes or windows that cannot be, a split without rows, a row without label.
         """
-        if test_size is not None:
-            split: Split = RandomSplit(test_size, None, seed, entity)
-        else:
-            split = TimeSplit(
-                train_start=train_start, train_end=train_end, test_start=test_start, test_end=test_end,
-                embargo=embargo, entity=entity,
-            )  # fmt: skip
-        return self._training.create(split, description, extra_filter), None
+        wanted = wanted_split(
+            test_size, train_start=train_start, train_end=train_end, test_start=test_start, test_end=test_end,
+            description=description, extra_filter=extra_filter, seed=seed, as_known=as_known, embargo=embargo,
+            entity=entity, max_age=max_age,
+        )  # fmt: skip
+        return self._kept(wanted)
 
     def create_train_validation_test_split(
         self, validation_size: float | None = None, test_size: float | None = None, *,
         train_start: TimeLike | None = None, train_end: TimeLike | None = None,
         validation_start: TimeLike | None = None, validation_end: TimeLike | None = None,
         test_start: TimeLike | None = None, test_end: TimeLike | None = None, description: str = "",
-        extra_filter: Filter | None = None, seed: int = 42, embargo: timedelta | None = None,
-        entity: str | Sequence[str] | None = None,
-    ) -> tuple[int, None]:  # fmt: skip
-        """Pin a training, a validation and a test set, at random by sizes or by time; return the version."""
-        if validation_size is not None and test_size is not None:
-            split: Split = RandomSplit(test_size, validation_size, seed, entity)
-        elif validation_size is None and test_size is None:
-            split = TimeSplit(
-                train_start=train_start, train_end=train_end, validation_start=validation_start,
-                validation_end=validation_end, test_start=test_start, test_end=test_end, embargo=embargo,
-                entity=entity, validation=True,
-            )  # fmt: skip
-        else:
-            raise InvalidData("Give both validation_size and test_size, or neither of them and times.")
-        return self._training.create(split, description, extra_filter), None
+        extra_filter: Filter | None = None, seed: int = 42, as_known: bool = False, embargo: timedelta | None = None,
+        entity: str | Sequence[str] | None = None, max_age: timedelta | None = None,
+    ) -> tuple[int, Job]:  # fmt: skip
+        """Keep a training, a validation and a test set; options and errors as in `create_train_test_split`."""
+        wanted = wanted_split(
+            test_size, validation_size, validation=True, train_start=train_start, train_end=train_end,
+            validation_start=validation_start, validation_end=validation_end, test_start=test_start,
+            test_end=test_end, description=description, extra_filter=extra_filter, seed=seed, as_known=as_known,
+            embargo=embargo, entity=entity, max_age=max_age,
+        )  # fmt: skip
+        return self._kept(wanted)
 
-    def training_data(self, *, dataframe_type: DataFrameType = "pandas", **options: Any) -> tuple[Any, Any]:
+    def _kept(self, wanted: Wanted) -> tuple[int, Job]:
+        version = self._training.create(wanted)[0].version
+        return version, Job(f"{self.name}_{self.version}_training_dataset_{version}")
+
+    def training_data(
+        self, *, start_time: TimeLike | None = None, end_time: TimeLike | None = None,
+        dataframe_type: DataFrameType = "pandas", **options: Unpack[RowOptions],
+    ) -> tuple[Any, Any]:  # fmt: skip
         """`X, y` of all labelled rows, registered as a new version; options as in `create_training_data`."""
-        version, _ = self.create_training_data(**options)
-        return self.get_training_data(version, dataframe_type=dataframe_type)
+        made = self._training.create(Wanted(None, start_time, end_time, **options))
+        return self._training.frames(*made, splits=ALL, dataframe_type=dataframe_type)
 
     def train_test_split(
-        self, test_size: float | None = None, *, dataframe_type: DataFrameType = "pandas", **options: Any
-    ) -> tuple[Any, ...]:
+        self, test_size: float | None = None, *, dataframe_type: DataFrameType = "pandas",
+        **options: Unpack[SplitOptions],
+    ) -> tuple[Any, ...]:  # fmt: skip
         """`X_train, X_test, y_train, y_test`, registered as a new version; options as in `create_train_test_split`."""
-        version, _ = self.create_train_test_split(test_size, **options)
-        return self.get_train_test_split(version, dataframe_type=dataframe_type)
+        made = self._training.create(wanted_split(test_size, **options))
+        return self._training.frames(*made, splits=TWO, dataframe_type=dataframe_type)
 
     def train_validation_test_split(
         self, validation_size: float | None = None, test_size: float | None = None, *,
-        dataframe_type: DataFrameType = "pandas", **options: Any,
+        dataframe_type: DataFrameType = "pandas", **options: Unpack[SplitOptions],
     ) -> tuple[Any, ...]:  # fmt: skip
         """`X_train, X_val, X_test, y_train, y_val, y_test`, registered as a new version."""
-        version, _ = self.create_train_validation_test_split(validation_size, test_size, **options)
-        return self.get_train_validation_test_split(version, dataframe_type=dataframe_type)
+        made = self._training.create(wanted_split(test_size, validation_size, validation=True, **options))
+        return self._training.frames(*made, splits=THREE, dataframe_type=dataframe_type)
 
-    def get_training_data(self, version: int, **frames: Any) -> tuple[Any, Any]:
-        """`X, y` of a training dataset, the same bytes as when it was made."""
-        return self._training.frames(version, (ALL,), **frames)
+    def get_training_data(self, version: int, **options: Unpack[FrameOptions]) -> tuple[Any, Any]:
+        """`X, y` of a training dataset, the same bytes as when it was made.
 
-    def get_train_test_split(self, version: int, **frames: Any) -> tuple[Any, ...]:
-        """`X_train, X_test, y_train, y_test` of a training dataset, the same bytes as when it was made.
-
-        `primary_keys=True` and `event_time=True` put the spine's key and time columns before the features.
+        Args:
+            primary_keys, event_time, training_helper_columns: put the spine's keys, its time, and the view's training
+                helper columns before the features.
+            dataframe_type: "pandas", "polars" or "arrow".
+        Raises:
+            NotFound: there is no such version.
+            InvalidData: it was split; the message names the method that gets it.
+            NotReproducible: neither its files nor its pins give the recorded bytes.
         """
-        return self._training.frames(version, (splits.TRAIN, splits.TEST), **frames)
+        return self._frames(version, ALL, options)
 
-    def get_train_validation_test_split(self, version: int, **frames: Any) -> tuple[Any, ...]:
-        """`X_train, X_val, X_test, y_train, y_val, y_test` of a training dataset."""
-        return self._training.frames(version, (splits.TRAIN, splits.VALIDATION, splits.TEST), **frames)
+    def get_train_test_split(self, version: int, **options: Unpack[FrameOptions]) -> tuple[Any, ...]:
+        """`X_train, X_test, y_train, y_test` of a training dataset; options and errors as in `get_training_data`."""
+        return self._frames(version, TWO, options)
+
+    def get_train_validation_test_split(self, version: int, **options: Unpack[FrameOptions]) -> tuple[Any, ...]:
+        """`X_train, X_val, X_test, y_train, y_val, y_test`; options and errors as in `get_training_data`."""
+        return self._frames(version, THREE, options)
+
+    def _frames(self, version: int, splits: tuple[str, ...], options: FrameOptions) -> tuple[Any, ...]:
+        dataset = self._training.get(version)
+        return self._training.frames(dataset, None, splits=splits, **options)
 
     def training_datasets(self) -> list[TrainingDataset]:
         """All training datasets of this view, oldest first."""
@@ -210,7 +291,8 @@ class FeatureView:
 
     def get_batch_data(
         self, start_time: TimeLike | None = None, end_time: TimeLike | None = None, *, transformed: bool = True,
-        primary_keys: bool = False, event_time: bool = False, dataframe_type: DataFrameType = "pandas",
+        primary_keys: bool = False, event_time: bool = False, inference_helper_columns: bool = False,
+        dataframe_type: DataFrameType = "pandas",
     ) -> Any:  # fmt: skip
         """The features of the spine's rows in `[start_time, end_time)`, without labels.
 
@@ -219,12 +301,16 @@ class FeatureView:
         """
         if transformed and self._batch_version is None:
             self.init_batch_scoring()
-        plan = with_keys(self.plan(labels=False))
-        rows = self._store.run(plan, self._store.versions(self.query), start=start_time, end=end_time)
+        plan = with_keys(self.plan(helpers="inference" if inference_helper_columns else None))
+        rows = self._store.run(plan, self.versions(), start=start_time, end=end_time)
         if transformed and self._batch_version is not None:
             rows = transform_rows(rows, self._training.fitted(self._batch_version))
-        features = [n for n in rows.column_names if not n.startswith(KEY)]
-        return to_frame(chosen(rows, features, plan.spine, primary_keys, event_time), dataframe_type, nullable=True)
+        helpers = self.inference_helper_columns if inference_helper_columns else []
+        features = [n for n in values(rows).column_names if n not in helpers]
+        picked = chosen(
+            rows, features, plan.spine, primary_keys=primary_keys, event_time=event_time, helpers=helpers
+        )  # fmt: skip
+        return to_frame(picked, dataframe_type, nullable=True)
 
     # Online serving
 
@@ -237,7 +323,7 @@ class FeatureView:
         version = self._training.newest() if training_dataset_version is None else training_dataset_version
         fitted = self._training.fitted(version)
         self._serving_version = version
-        self._serving = Serving.of(self._store, self.name, self.plan(labels=False), fitted)
+        self._serving = Serving.of(self._store, self.name, self.plan(), fitted)
 
     @property
     def serving_keys(self) -> list[str]:

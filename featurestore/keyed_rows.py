@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pyarrow as pa
 
-from featurestore.point_in_time import Output, Plan
+from featurestore.point_in_time import Definition, Output, Plan
 from featurestore.transformations import FittedTransformations
 
 KEY = "__key."
@@ -35,15 +35,18 @@ def transform_rows(rows: pa.Table, fitted: FittedTransformations) -> pa.Table:
     return result
 
 
-def chosen(rows: pa.Table, features: list[str], spine: Any, primary_keys: bool, event_time: bool) -> pa.Table:
-    """The features, after the keys and the time that were asked for and are no features themselves."""
+def chosen(
+    rows: pa.Table, features: Sequence[str], spine: Definition, *, primary_keys: bool, event_time: bool,
+    helpers: Sequence[str] = (),
+) -> pa.Table:  # fmt: skip
+    """The features, after what was asked for of keys, time and helper columns and is no feature itself."""
     keys = [
         *(spine.primary_key if primary_keys else ()),
         *([spine.event_time] if event_time and spine.event_time else ()),
     ]
     keys = [k for k in keys if k not in features]
-    picked = rows.select([*(KEY + k for k in keys), *features])
-    fields = [
-        picked.schema.field(i).with_name(n).with_nullable(n not in keys) for i, n in enumerate([*keys, *features])
-    ]
+    helpers = [h for h in helpers if h not in keys]
+    names = [*keys, *helpers, *features]
+    picked = rows.select([*(KEY + k for k in keys), *helpers, *features])
+    fields = [picked.schema.field(i).with_name(n).with_nullable(n not in keys) for i, n in enumerate(names)]
     return pa.Table.from_arrays(picked.columns, schema=pa.schema(fields))

@@ -125,6 +125,19 @@ class Plan:
             outputs=tuple(replace(o, source=place[o.source]) for o in outputs),
         )
 
+    def not_older(self, age: timedelta, *, except_for: Sequence[str] = ()) -> Plan:
+        """The plan in which joined rows count up to this age only; a stricter ttl stays.
+
+        Groups of which nothing but `except_for` is selected, such as the labels', keep theirs.
+        """
+        giving = {o.source for o in self.outputs if o.name not in except_for}
+        sources = [
+            replace(s, definition=replace(s.definition, ttl=min(age, s.definition.ttl or age)))
+            if place in giving and s.match == "as of" and place else s
+            for place, s in enumerate(self.sources)
+        ]  # fmt: skip
+        return replace(self, sources=tuple(sources))
+
     def explain(self) -> str:
         """How each table is joined, one line each."""
         spine = self.spine

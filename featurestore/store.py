@@ -144,7 +144,9 @@ class FeatureStore:
 
     def get_or_create_feature_view(
         self, name: str, version: int = 1, *, query: Query, labels: Sequence[str] | None = None,
-        transformation_functions: Any = None, description: str = "",
+        transformation_functions: Any = None, training_helper_columns: Sequence[str] | None = None,
+        inference_helper_columns: Sequence[str] | None = None, description: str = "", logging_enabled: bool = False,
+        tags: Mapping[str, Any] | None = None,
     ) -> FeatureView:  # fmt: skip
         """The feature view of that name and version; created when it does not exist.
 
@@ -153,12 +155,23 @@ class FeatureStore:
             labels: columns of the query to predict.
             transformation_functions: `{"amount": fs.get_transformation_function("standard_scaler")}`, a chain as a list
                 of functions, or a list of functions bound to columns. Fitted on the training split only.
+            training_helper_columns: columns of the query that come with training frames on request. They are no
+                features: never transformed, never an input of the model.
+            inference_helper_columns: the same for batch data and vectors.
+            logging_enabled: keep what `log` is given.
+            tags: anything JSON-ready; of a view that exists, the given tags are added.
         Raises:
-            SchemaMismatch: it exists with another query, labels or transformations; or a column does not exist.
+            SchemaMismatch: it exists with another query, labels, transformations or helper columns; or a column does
+                not exist.
         """
         check_name(name, "Feature view")
         check_version(version, f"Feature view {name!r}")
-        wanted = FeatureView.define(self, query, _names(labels or ()), transformation_functions, description)
+        wanted = FeatureView.define(
+            self, query, labels=_names(labels or ()), transformation_functions=transformation_functions,
+            training_helper_columns=_names(training_helper_columns or ()),
+            inference_helper_columns=_names(inference_helper_columns or ()), description=description,
+            logging_enabled=logging_enabled, tags=tags,
+        )  # fmt: skip
         existing = {(n, v): (i, d) for i, n, v, d in self.catalog.list("feature view")}.get((name, version))
         if existing is None:
             try:
@@ -166,18 +179,28 @@ class FeatureStore:
             except Conflict:
                 existing = self.catalog.find("feature view", name, version)[::2]
         identifier, data = existing
-        if changed := [k for k in ("query", "labels", "transformations") if _plain(data[k]) != _plain(wanted[k])]:
+        fixed = ("query", "labels", "transformations", "training_helper_columns", "inference_helper_columns")
+        if changed := [k for k in fixed if _plain(data.get(k, [])) != _plain(wanted[k])]:
             raise SchemaMismatch(
-                f"Feature view {name!r} version {version} exists with another {' and '.join(changed)}. "
+                f"Feature view {name!r} version {version} exists with another "
+                f"{' and '.join(k.replace('_', ' ') for k in changed)}. "
                 f"A changed view is a new version: version={version + 1}."
             )
-        return FeatureView(self, identifier, name, version, data)
+        merged = wanted | {
+            "description": description or data["description"], "tags": {**data.get("tags", {}), **wanted["tags"]},
+            "logging_enabled": logging_enabled or data.get("logging_enabled", False),
+        }  # fmt: skip
+        if _plain(merged) != _plain(data):
+            self.catalog.update(identifier, merged)
+        return FeatureView(self, identifier, name, version, merged)
 
     def create_feature_view(
         self, name: str, version: int | None = None, *, query: Query, labels: Sequence[str] | None = None,
-        transformation_functions: Any = None, description: str = "",
+        transformation_functions: Any = None, training_helper_columns: Sequence[str] | None = None,
+        inference_helper_columns: Sequence[str] | None = None, description: str = "", logging_enabled: bool = False,
+        tags: Mapping[str, Any] | None = None,
     ) -> FeatureView:  # fmt: skip
-        """Create a view that must not exist yet; without a version, the next one.
+        """Create a view that must not exist yet; without a version, the next one. As `get_or_create_feature_view`.
 
         Raises:
             Conflict: the name and version exist.
@@ -188,7 +211,8 @@ class FeatureStore:
             raise Conflict(f"Feature view {name!r} version {chosen} exists. Get it, or create another version.")
         return self.get_or_create_feature_view(
             name, chosen, query=query, labels=labels, transformation_functions=transformation_functions,
-            description=description,
+            training_helper_columns=training_helper_columns, inference_helper_columns=inference_helper_columns,
+            description=description, logging_enabled=logging_enabled, tags=tags,
         )  # fmt: skip
 
     def get_feature_view(self, name: str, version: int | None = None) -> FeatureView:

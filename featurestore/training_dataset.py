@@ -6,11 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from featurestore.transformations import FittedTransformations
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,17 @@ class TrainingDataset:
         return self.manifest["content_hash"]
 
     @property
+    def fitted(self) -> FittedTransformations:
+        """The transformations as the training rows fitted them."""
+        return FittedTransformations.from_json(self.manifest["transformations"])
+
+    @property
+    def max_age(self) -> timedelta | None:
+        """The age beyond which a feature row counted as missing; None where only the groups' ttl did."""
+        micros = self.manifest.get("max_age_microseconds")
+        return None if micros is None else timedelta(microseconds=micros)
+
+    @property
     def delta_versions(self) -> dict[str, int]:
         """The pinned Delta version of each feature group, by `<name>_v<version>`."""
         return {name: pin["delta_version"] for name, pin in self.manifest["groups"].items()}
@@ -43,6 +57,23 @@ class TrainingDataset:
     def rows(self) -> dict[str, int]:
         """Rows of each split."""
         return {name: part["rows"] for name, part in self.manifest["splits"].items()}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What hsfs returns beside the version of a new training dataset. Here the work is done when the call returns."""
+
+    name: str
+    state: Literal["FINISHED"] = "FINISHED"
+    final_state: Literal["SUCCEEDED"] = "SUCCEEDED"
+
+    def get_state(self) -> str:
+        """Always "FINISHED"."""
+        return self.state
+
+    def get_final_state(self) -> str:
+        """Always "SUCCEEDED": what fails raises instead."""
+        return self.final_state
 
 
 def content_hash(table: pa.Table) -> str:

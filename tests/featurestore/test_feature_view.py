@@ -156,7 +156,7 @@ def test_all_features_come_before_all_labels(view: FeatureView) -> None:
         train_start="2021-01-01", train_end="2021-01-11", validation_start="2021-01-11", validation_end="2021-01-21",
         test_start="2021-01-21", test_end="2021-01-31",
     )  # fmt: skip
-    assert job is None, "done when it returns"
+    assert (job.state, job.get_final_state()) == ("FINISHED", "SUCCEEDED"), "done when it returns"
     frames = view.get_train_validation_test_split(version, primary_keys=True)
     for x, y, first in zip(frames[:3], frames[3:], (1, 11, 21), strict=True):
         assert x.columns.tolist() == ["id", *NAMES]

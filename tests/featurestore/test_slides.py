@@ -112,7 +112,7 @@ def test_split_batch_data_vector_and_predict(home: Path) -> None:
 
     version, job = fv.create_training_data(description="all labels")
     X, y = fv.get_training_data(version)
-    assert (version, job) == (1, None)
+    assert (version, job.get_state()) == (1, "FINISHED")
     assert X["amount_last_week"].tolist() == [0.0, 0.0, 1.0]
     assert y["category"].tolist() == ["short_term", "long_term", "short_term"]
 
