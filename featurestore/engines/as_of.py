@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 from featurestore.engines import duckdb as sql
 from featurestore.errors import NotReproducible
 from featurestore.point_in_time import Plan, Source
+from featurestore.times import to_micros
 
 Integers = npt.NDArray[np.int64]
 
@@ -64,7 +65,7 @@ def execute(
         found: list[Future[_Matched]] = [Future()]
         found[0].set_result(_Matched(spine, everyone))
         for place, source in enumerate(plan.sources[1:], start=1):
-            search = _Search(source, columns[place], inputs[place], alone=workers == 1)
+            search = _Search(source, columns[place], inputs[place], plan.now, alone=workers == 1)
             found.append(pool.submit(search.run, found[source.parent], moments))
         matched = [f.result() for f in found]
     kept = np.logical_and.reduce([everyone, *(m.hits for m, s in zip(matched, plan.sources, strict=True) if s.inner)])
@@ -104,6 +105,7 @@ class _Search:
     source: Source
     columns: list[str]
     files: Sequence[str] | pa.Table
+    now: datetime | None
     alone: bool
 
     @property
@@ -140,7 +142,11 @@ class _Search:
         if np.any(at[open_[1:]] < at[open_[:-1]]):
             open_ = open_[np.argsort(at[open_], kind="stable")]
         times = at[open_]
-        ttl = self.source.definition.ttl if self.source.match == "as of" else None
+        ttl, asked_at = self.source.definition.ttl, at
+        if self.source.match == "newest" and self.now is not None:
+            asked_at = np.full(len(at), to_micros(self.now))
+        elif self.source.match != "as of":
+            ttl = None
         age = _LAST if ttl is None else ttl // timedelta(microseconds=1)
         newest = np.full(len(keys), -1)
         names = [b for _, b in self.source.keys]
@@ -151,7 +157,7 @@ class _Search:
             inside = begin + int(np.searchsorted(times[begin:end], last))
             among, waiting = open_[begin:inside], np.concatenate([left_over, open_[inside:end]])
             if ttl is not None:
-                waiting = waiting[at[waiting] - age <= last]
+                waiting = waiting[asked_at[waiting] - age <= last]
             end = begin
             if len(among) + len(waiting) == 0:
                 left_over = waiting
@@ -177,7 +183,7 @@ class _Search:
             left_over = asked[got < 0]
             asked, got = asked[got >= 0], got[got >= 0]
             if time is not None and ttl is not None:
-                fresh = at[asked] - time[got] <= age
+                fresh = asked_at[asked] - time[got] <= age
                 asked, got = asked[fresh], got[fresh]
             if len(asked):
                 order = np.argsort(got, kind="stable")
