@@ -6,6 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 SYSTEM ?= fraud
+SCALE ?= moderate
 UV_VERSION := 0.13.9
 # The first one of these that runs and is new enough; `make PYTHON=/opt/python3.12/bin/python3 install` overrides it.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -36,8 +37,8 @@ up: $(INSTALLED)  ## Keep Prefect server, worker and MLflow pages running until 
 test: $(INSTALLED)  ## Run all tests (ARGS="-m 'not e2e' -k name" for fewer)
 	@$(BIN)/python -m pytest $(ARGS)
 
-bench: $(INSTALLED)  ## Run the benchmarks
-	@$(BIN)/python -m pytest -s -o addopts="-q --import-mode=importlib" -o python_files="bench_*.py" tests/benchmarks $(ARGS)
+bench: $(INSTALLED)  ## Measure the store beside bare libraries and Feast (SCALE=small|moderate|full|large, ARGS="--only join")
+	@$(BIN)/python -m tests.benchmarks --scale $(SCALE) $(ARGS)
 
 lint: $(INSTALLED)  ## Check style, types and import directions
 	@$(BIN)/ruff check --quiet .
