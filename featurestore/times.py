@@ -98,7 +98,11 @@ def _parse_text(text: str) -> datetime:
     try:
         if re.fullmatch(r"\d+", cleaned, re.ASCII) and len(cleaned) in _DIGIT_FORMATS:
             return datetime.strptime(cleaned, _DIGIT_FORMATS[len(cleaned)]).replace(tzinfo=UTC)
+        if re.search(r"\.\d{6}\d*[1-9]", cleaned, re.ASCII):  # Python would cut them off
+            raise InvalidTime(f"{text!r} has nanoseconds; times are whole microseconds. Round it first.")
         return parse_time(datetime.fromisoformat(cleaned))
+    except InvalidTime:
+        raise
     except ValueError as error:
         raise InvalidTime(f"{text!r} is not a time. Expected {_EXPECTED}.") from error
 

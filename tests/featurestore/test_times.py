@@ -52,6 +52,9 @@ def test_g12_what_is_no_time_is_refused_with_its_value(value):
 def test_g7_nanoseconds_that_would_be_lost_are_refused():
     with pytest.raises(InvalidTime, match="nanoseconds"):
         parse_time(pd.Timestamp("2022-01-01 00:00:00.000000001"))
+    with pytest.raises(InvalidTime, match="nanoseconds"):
+        parse_time("2022-01-01 00:00:00.000000001")
+    assert parse_time("2022-01-01 00:00:00.123456000").microsecond == 123_456
 
 
 def test_g9_a_window_that_ends_before_it_starts_is_refused():

@@ -1,0 +1,113 @@
+"""Groups, views, commits and training sets as plain records: what the command line prints, as tables or JSON."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from featurestore.times import parse_time
+
+if TYPE_CHECKING:
+    from featurestore.delta import Commit
+    from featurestore.feature_group import FeatureGroup
+    from featurestore.feature_view import FeatureView
+    from featurestore.findings import Finding
+    from featurestore.training_dataset import TrainingDataset
+
+Record = dict[str, Any]
+
+
+def of_commit(commit: Commit) -> Record:
+    """A commit: its version, time, rows, window and author."""
+    return {
+        "version": commit.version, "time": commit.time, "operation": commit.operation,
+        "inserted": commit.rows_inserted, "updated": commit.rows_updated, "deleted": commit.rows_deleted,
+        "unchanged": commit.rows_unchanged, "deduplicated": commit.rows_deduplicated,
+        "window": None if commit.window is None else [commit.window.start, commit.window.end], "who": commit.who,
+    }  # fmt: skip
+
+
+def of_group(group: FeatureGroup) -> Record:
+    """A group in one line: what a list shows. Reads the Delta log, no rows."""
+    history = group.history()
+    return {
+        "name": group.name, "version": group.version, "description": group.description,
+        "primary_key": group.primary_key, "event_time": group.event_time, "online": group.online_enabled,
+        "rows": group.snapshot().rows if history else 0, "delta_version": history[-1].version if history else None,
+        "written": history[-1].time if history else None, "watermark": group.watermark,
+    }  # fmt: skip
+
+
+def of_group_in_full(group: FeatureGroup, now: datetime) -> Record:
+    """A group with columns, statistics, freshness (age of newest row and watermark at `now`) and history."""
+    definition = group.definition
+    statistics = group.statistics if definition.features else {}
+    newest = statistics[group.event_time]["max"] if group.event_time and statistics else None
+    newest = None if newest is None else parse_time(newest)
+    columns = [
+        {
+            "name": f.name, "type": f.dtype, "unit": f.unit, "description": f.description, "on_demand": f.on_demand,
+            "statistics": statistics[f.name],
+        }
+        for f in definition.features
+    ]  # fmt: skip
+    return of_group(group) | {
+        "newest_row": newest, "newest_row_age": None if newest is None else now - newest,
+        "watermark_age": None if group.watermark is None else now - group.watermark,
+        "ttl": definition.ttl, "partition_key": list(definition.partition_key),
+        "foreign_key": list(definition.foreign_key), "tags": group.tags, "location": group.location,
+        "columns": columns, "history": [of_commit(c) for c in group.history()],
+    }  # fmt: skip
+
+
+def of_view(view: FeatureView) -> Record:
+    """A view in one line: what a list shows."""
+    return {
+        "name": view.name, "version": view.version, "description": view.description,
+        "groups": [str(ref) for ref in dict.fromkeys(view.query.groups())], "labels": view.labels,
+        "training_sets": [dataset.version for dataset in view.training_datasets()],
+    }  # fmt: skip
+
+
+def of_view_in_full(view: FeatureView) -> Record:
+    """A view with its query in words, its features, transformations and training sets."""
+    return of_view(view) | {
+        "query": view.query.explain().splitlines(),
+        "features": [
+            {"name": f.name, "type": f.dtype, "unit": f.unit, "on_demand": f.on_demand, "description": f.description}
+            for f in view.features
+        ],
+        "transformations": [str(step) for step in view.transformations.steps],
+        "training_sets": [of_training_set(dataset) for dataset in view.training_datasets()],
+    }
+
+
+def of_training_set(dataset: TrainingDataset) -> Record:
+    """A training set in one line: rows of each split, the pinned Delta versions, its hash."""
+    return {
+        "version": dataset.version, "created_at": parse_time(dataset.manifest["created_at"]),
+        "created_by": dataset.manifest["created_by"], "rows": dataset.rows, "pins": dataset.delta_versions,
+        "content_hash": dataset.content_hash, "description": dataset.manifest["description"],
+    }  # fmt: skip
+
+
+def of_finding(finding: Finding) -> Record:
+    """What a check has to say."""
+    return {
+        "severity": finding.severity, "subject": finding.subject, "message": finding.message, "remedy": finding.remedy
+    }  # fmt: skip
+
+
+def of_column_statistics(name: str, summary: Record) -> Record:
+    """A column's statistics in one line: its median and most frequent value instead of all of them."""
+    percentiles, top = summary["percentiles"], summary["top_values"]
+    found = {
+        "column": name, "kind": summary["kind"], "count": summary["count"], "nulls": summary["null_count"],
+        "distinct": summary["distinct_count"], "mean": summary["mean"], "std_dev": summary["std_dev"],
+        "min": summary["min"], "median": percentiles[49] if percentiles else None, "max": summary["max"],
+        "most_frequent": top[0]["value"] if top else None,
+    }  # fmt: skip
+    if summary["kind"] == "time" and summary["count"]:
+        moments = {key: parse_time(found[key]) for key in ("mean", "min", "median", "max")}
+        found |= moments | {"std_dev": timedelta(seconds=found["std_dev"]), "most_frequent": None}
+    return found

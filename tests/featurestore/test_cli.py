@@ -1,0 +1,419 @@
+"""The `featurestore` command: what it prints, as a table and as JSON, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import featurestore
+from featurestore import Feature, InvalidData
+from featurestore.cli import app
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = Path(sys.executable).with_name("featurestore")
+
+
+class Answer(NamedTuple):
+    """What a command gave back."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The output as JSON: all of it."""
+        return json.loads(self.out)
+
+
+Run = Callable[..., Answer]
+
+
+def run_in(home: Path, *arguments: str, answer: str | None = None) -> Answer:
+    result = CliRunner().invoke(app, ["--home", str(home), *arguments], input=answer)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return Answer(result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with two groups, a view and two training sets; markup and control characters in names and values."""
+    home = tmp_path_factory.mktemp("demo")
+    fs = featurestore.connect(home, who="[bold]ada")
+    transactions = fs.create_feature_group(
+        "transactions", 1, description="Spending of [bold]each customer[/bold].", primary_key=["customer"],
+        event_time="day", online_enabled=True, tags={"owner": "risk"},
+        features=[
+            Feature("customer", "bigint"), Feature("day", "timestamp"),
+            Feature("amount", "double", unit="EUR", description="Mean of the last 7 days."),
+            Feature("[red]note", "string"),
+        ],
+        expectation_suite={
+            "name": "rules",
+            "expectations": [
+                {"type": "expect_column_values_to_be_between", "kwargs": {"column": "amount", "min_value": 0}}
+            ],
+        },
+    )  # fmt: skip
+    days = pd.to_datetime(["2021-01-01", "2021-01-07", "2021-01-14"])
+    first = pd.DataFrame(
+        {"customer": 1, "day": days, "amount": [14.0, 44.0, 78.0], "[red]note": ["[bold]x", "\x1b[31m", None]}
+    )
+    transactions.insert(first, window=("2021-01-01", "2021-01-15"))
+    transactions.insert(first[2:].assign(amount=79.0))
+    with pytest.raises(InvalidData):
+        transactions.insert(first[:1].assign(amount=-1.0))
+    labels = fs.create_feature_group("labels", 1, primary_key=["customer"], event_time="day")
+    labels.insert(pd.DataFrame({
+        "customer": 1, "day": pd.to_datetime(["2021-01-01", "2021-01-02", "2021-01-16"]),
+        "category": ["short", "long", "short"],
+    }))  # fmt: skip
+    view = fs.create_feature_view(
+        "customers", 1, query=labels.select(["category"]).join(transactions.select(["amount"])), labels=["category"],
+        description="Which loan.",
+        transformation_functions={"amount": fs.get_transformation_function("min_max_scaler")},
+    )  # fmt: skip
+    view.create_train_test_split(train_end="2021-01-10", description="first")
+    view.create_training_data()
+    fs.close()
+    return home
+
+
+@pytest.fixture
+def run(demo: Path) -> Run:
+    """Run a command on the demo store; for commands that only read."""
+    return lambda *arguments: run_in(demo, *arguments)
+
+
+@pytest.fixture
+def run_on_copy(demo: Path, tmp_path: Path) -> Run:
+    """Run a command on a store of its own."""
+    shutil.copytree(demo, tmp_path / "copy")
+    return lambda *arguments, answer=None: run_in(tmp_path / "copy", *arguments, answer=answer)
+
+
+@pytest.fixture
+def run_on_empty(tmp_path: Path) -> Run:
+    """Run a command on a store without anything in it."""
+    featurestore.connect(tmp_path / "empty").close()
+    return lambda *arguments: run_in(tmp_path / "empty", *arguments)
+
+
+READING = [
+    ["list"], ["show", "transactions"], ["show", "customers"], ["history", "transactions"],
+    ["preview", "transactions"], ["stats", "transactions"], ["quarantine", "transactions"],
+    ["training", "list", "customers"], ["training", "show", "customers", "1"], ["training", "verify", "customers"],
+]  # fmt: skip
+NAMED = [arguments for arguments in READING if arguments != ["list"]]
+
+
+@pytest.mark.parametrize("arguments", READING, ids=" ".join)
+def test_every_reading_command_gives_text_and_json(run: Run, arguments: Sequence[str]) -> None:
+    text, data = run(*arguments), run(*arguments, "--json")
+    assert (text.code, text.err, data.code, data.err) == (0, "", 0, "")
+    assert text.out.strip()
+    assert isinstance(data.json, list | dict)
+
+
+@pytest.mark.parametrize("arguments", NAMED, ids=" ".join)
+def test_a_name_that_does_not_exist_is_one_line_on_stderr(
+    run: Run, run_on_empty: Run, arguments: Sequence[str]
+) -> None:
+    place = 2 if arguments[0] == "training" else 1
+    renamed = [*arguments[:place], "nope", *arguments[place + 1 :]]
+    for answer in (run(*renamed), run(*renamed, "--json"), run_on_empty(*arguments)):
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err.startswith("Error: There is no feature ")
+        assert answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [a for a in NAMED if a[0] != "quarantine"], ids=" ".join)
+def test_a_version_that_does_not_exist_is_named_with_those_that_do(run: Run, arguments: Sequence[str]) -> None:
+    """C1: also through the command line."""
+    answer = run(*arguments, "--version", "7")
+    assert answer.code == 2
+    assert "has no version 7 (versions: 1)" in answer.err
+
+
+def test_an_empty_store_says_what_to_do_next(run_on_empty: Run) -> None:
+    assert "get_or_create_feature_group" in run_on_empty("list").out
+    assert run_on_empty("list", "--json").json == {"feature_groups": [], "feature_views": []}
+
+
+def test_a_home_without_a_store_is_an_error_and_stays_as_it_was(tmp_path: Path) -> None:
+    """C1: a slip in --home must not make an empty store that looks like lost data."""
+    answer = run_in(tmp_path / "slip", "list")
+    assert answer.code == 2
+    assert "There is no feature store in" in answer.err
+    assert not (tmp_path / "slip").exists()
+
+
+def test_list_shows_groups_views_or_both(run: Run) -> None:
+    both = run("list", "--json").json
+    assert [g["name"] for g in both["feature_groups"]] == ["labels", "transactions"]
+    assert both["feature_groups"][1] | {"written": None, "who": None} == {
+        "name": "transactions", "version": 1, "description": "Spending of [bold]each customer[/bold].",
+        "primary_key": ["customer"], "event_time": "day", "online": True, "rows": 3, "delta_version": 2,
+        "written": None, "watermark": "2021-01-15T00:00:00+00:00", "who": None,
+    }  # fmt: skip
+    assert [v["training_sets"] for v in both["feature_views"]] == [[1, 2]]
+    assert run("list", "--groups", "--json").json["feature_views"] == []
+    assert run("list", "--views", "--json").json["feature_groups"] == []
+    assert "customers" not in run("list", "--groups").out
+    assert "transactions " not in run("list", "--views").out
+
+
+def test_show_of_a_group_has_schema_statistics_freshness_and_history(run: Run) -> None:
+    """G13, G16: in one record."""
+    group = run("show", "transactions", "--json").json
+    amount = group["columns"][2]
+    assert (amount["name"], amount["type"], amount["unit"]) == ("amount", "double", "EUR")
+    assert amount["statistics"]["max"] == 79.0
+    assert group["newest_row"] == "2021-01-14T00:00:00+00:00"
+    assert group["newest_row_age"] - group["watermark_age"] == 86_400
+    assert [c["version"] for c in group["history"]] == [0, 1, 2]
+    text = run("show", "transactions").out
+    for part in (
+        "2021-01-14, ",
+        " days ",
+        "ago",
+        "14 to 79",
+        "EUR",
+        "+3",
+        "~1",
+        "[bold]ada",
+        "Mean of the last 7 days.",
+    ):
+        assert part in text
+
+
+def test_show_of_a_view_has_query_labels_transformations_and_training_sets(run: Run) -> None:
+    view = run("show", "customers", "--json").json
+    assert view["labels"] == ["category"]
+    assert [f["name"] for f in view["features"]] == ["amount"]
+    assert view["training_sets"][0]["rows"] == {"train": 2, "test": 1}
+    text = run("show", "customers").out
+    for part in ("left join transactions_v1 to labels_v1", "min_max_scaler of 'amount'", "train 2, test 1"):
+        assert part in text
+
+
+def test_show_of_a_group_without_columns_says_so(run_on_empty: Run, tmp_path: Path) -> None:
+    fs = featurestore.connect(tmp_path / "empty")
+    fs.create_feature_group("bare", 1, primary_key=["id"])
+    assert "the first insert declares them" in run_on_empty("show", "bare").out
+    assert run_on_empty("show", "bare", "--json").json["columns"] == []
+    assert run_on_empty("list", "--json").json["feature_groups"][0]["rows"] == 0
+
+
+def test_preview_reads_the_past_by_version_and_by_time(run: Run) -> None:
+    """G13: as_of a version or a time."""
+
+    def amounts(*at: str) -> list[float]:
+        return [row["amount"] for row in run("preview", "transactions", "--json", *at).json]
+
+    first = run("history", "transactions", "--json").json[1]
+    assert amounts() == [14.0, 44.0, 79.0]
+    assert amounts("--at", "1") == amounts("--at", first["time"]) == [14.0, 44.0, 78.0]
+    assert amounts("--at", "1", "--limit", "2") == [14.0, 44.0]
+    assert "has no Delta version 9" in run("preview", "transactions", "--at", "9").err
+    assert "its first commit is of" in run("preview", "transactions", "--at", "20210101").err
+
+
+def test_stats_are_of_the_group_or_of_one_commit(run: Run) -> None:
+    """G16: a commit's statistics describe the rows it wrote."""
+    assert run("stats", "transactions", "--json").json["amount"]["count"] == 3
+    assert run("stats", "transactions", "--commit", "2", "--json").json["amount"]["min"] == 79.0
+    assert "commit 0 wrote no rows" in run("stats", "transactions", "--commit", "0").err
+
+
+def test_quarantine_shows_the_rule_and_the_row(run: Run) -> None:
+    """G15: rejected rows are readable with rule and time."""
+    (row,) = run("quarantine", "transactions", "--json").json
+    assert row["amount"] == -1.0
+    assert "expect_column_values_to_be_between" in row["__rule"]
+    assert run("quarantine", "labels").out == "No row was ever rejected.\n"
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_insert_takes_csv_and_parquet_and_says_what_it_wrote(run_on_copy: Run, tmp_path: Path) -> None:
+    """G2, G3, G9: an upsert with a window, and again it changes nothing."""
+    csv = write(tmp_path / "day.csv", "customer,day,amount,[red]note\n1,2021-01-14,80,\n2,2021-01-15,5.5,a\n")
+    arguments = ("insert", "transactions", "--file", csv, "--window", "2021-01-15", "2021-01-16")
+    commit = run_on_copy(*arguments, "--json").json
+    assert (commit["inserted"], commit["updated"], commit["version"]) == (1, 1, 3)
+    assert commit["window"] == ["2021-01-15T00:00:00+00:00", "2021-01-16T00:00:00+00:00"]
+    again = run_on_copy(*arguments)
+    assert again.out == "transactions version 1, Delta version 3: 0 rows inserted, 0 updated, 2 unchanged.\n"
+    pd.DataFrame({
+        "customer": [3], "day": pd.to_datetime(["2021-01-16"]), "amount": [1.0], "[red]note": ["b"],
+    }).to_parquet(tmp_path / "day.parquet")  # fmt: skip
+    assert (
+        run_on_copy("insert", "transactions", "--file", str(tmp_path / "day.parquet"), "--json").json["inserted"] == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("customer,day,amount\n1,2021-01-14,80\n", "lacks ['[red]note']"),
+        ("customer,day,amount,[red]note,x\n1,2021-01-14,80,a,1\n", "also has ['x']"),
+        ("customer,day,amount,[red]note\none,2021-01-14,80,a\n", "invalid value 'one'"),
+        ("customer,day,amount,[red]note\n,2021-01-14,80,a\n", "'customer' is null in row 0"),
+        ("customer,day,amount,[red]note\n1,2021-01-14,-5,a\n", "1 of 1 rows rejected"),
+        ("customer,day,amount,[red]note\n1,soon,5,a\n", "'soon' is not a time"),
+    ],
+)  # fmt: skip
+def test_insert_of_a_file_that_breaks_the_contract_writes_nothing(
+    run_on_copy: Run, tmp_path: Path, text: str, said: str
+) -> None:
+    """G5, G6, G15: through the command line too."""
+    answer = run_on_copy("insert", "transactions", "--file", write(tmp_path / "bad.csv", text))
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("Error: ")
+    assert said in answer.err
+    assert answer.err.count("\n") == 1
+    assert run_on_copy("list", "--json").json["feature_groups"][1]["delta_version"] == 2
+
+
+def test_insert_names_the_file_that_is_missing_and_the_window_that_cannot_be(run_on_copy: Run, tmp_path: Path) -> None:
+    assert "There is no file 'nope.csv'" in run_on_copy("insert", "transactions", "--file", "nope.csv").err
+    csv = write(tmp_path / "day.csv", "customer,day,amount,[red]note\n")
+    backwards = ("insert", "transactions", "--file", csv, "--window", "2021-01-16", "2021-01-15")
+    assert "before it starts" in run_on_copy(*backwards).err
+
+
+def test_training_verify_ends_with_1_when_the_bytes_differ(run_on_copy: Run, tmp_path: Path) -> None:
+    """V2: verify proves it, or says which set it cannot prove."""
+    assert [r["result"] for r in run_on_copy("training", "verify", "customers", "--json").json] == ["ok", "ok"]
+    for file in (tmp_path / "copy" / "lake" / "labels_1").glob("*.parquet"):
+        file.unlink()
+    answer = run_on_copy("training", "verify", "customers", "1", "--json")
+    assert answer.code == 1
+    assert answer.json[0]["result"] == "failed"
+    assert "cannot be read" in answer.json[0]["reason"]
+
+
+def test_training_show_and_delete(run_on_copy: Run) -> None:
+    manifest = run_on_copy("training", "show", "customers", "1", "--json").json
+    assert manifest["groups"]["transactions_v1"]["delta_version"] == 2
+    assert "has no training dataset 9 (versions: 1, 2)" in run_on_copy("training", "show", "customers", "9").err
+    assert run_on_copy("training", "delete", "customers", "1", answer="n\n").code == 1
+    assert [d["version"] for d in run_on_copy("training", "list", "customers", "--json").json] == [1, 2]
+    assert run_on_copy("training", "delete", "customers", "1", answer="y\n").code == 0
+    assert run_on_copy("training", "delete", "customers", "2", "--yes").code == 0
+    assert run_on_copy("training", "list", "customers", "--json").json == []
+    assert "none yet" in run_on_copy("training", "list", "customers").out
+    assert "no training sets yet" in run_on_copy("training", "verify", "customers").out
+
+
+# The real thing: a process, its streams and its terminal
+
+
+def command(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "featurestore.cli", *arguments], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FEATURESTORE_HOME": str(home), **environment},
+    )  # fmt: skip
+
+
+def on_terminal(*arguments: str, home: Path, columns: int, **environment: str) -> str:
+    """What a terminal of that width shows, colours included."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "featurestore.cli", *arguments], stdout=theirs, stderr=theirs, stdin=theirs,
+        env={
+            **os.environ, "PYTHONPATH": str(ROOT), "FEATURESTORE_HOME": str(home), "COLUMNS": str(columns),
+            "TERM": "xterm-256color", **environment,
+        },
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    while chunk := _read(ours):
+        shown += chunk
+    process.wait()
+    os.close(ours)
+    return shown.decode().replace("\r\n", "\n")
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # how a pseudo-terminal says that the other side is closed
+        return b""
+
+
+def test_in_a_pipe_there_is_plain_text_and_nothing_is_taken_as_markup(demo: Path) -> None:
+    shown = command("preview", "transactions", home=demo)
+    assert shown.returncode == 0
+    assert "\x1b" not in shown.stdout
+    assert shown.stdout.splitlines()[0].split() == ["customer", "day", "amount", "[red]note"]
+    assert [line.split("  ")[-1].strip() for line in shown.stdout.splitlines()[1:]] == ["[bold]x", r"\x1b[31m", "null"]
+    assert "Spending of [bold]each customer[/bold]." in command("list", home=demo).stdout
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_tables_fit_the_terminal_and_colours_can_be_turned_off(demo: Path, columns: int) -> None:
+    shown = on_terminal("show", "transactions", home=demo, columns=columns)
+    assert "\x1b[1m" in shown
+    assert "\x1b[31m" not in shown.replace(r"\x1b[31m", "")
+    plain = on_terminal("preview", "transactions", home=demo, columns=columns, NO_COLOR="1")
+    assert all(len(line) <= columns for line in re.sub(r"\x1b\[\d*m", "", plain).splitlines())
+
+
+def test_errors_are_red_on_a_terminal_and_plain_without_colour(demo: Path) -> None:
+    assert on_terminal("show", "nope", home=demo, columns=80).startswith("\x1b[31mError: ")
+    assert on_terminal("show", "nope", home=demo, columns=80, NO_COLOR="1").startswith("Error: ")
+
+
+def test_names_complete_in_the_shell(demo: Path) -> None:
+    asked = {"_FEATURESTORE_COMPLETE": "complete_bash", "COMP_WORDS": "featurestore show tr", "COMP_CWORD": "2"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FEATURESTORE_HOME": str(demo), **asked}
+    shown = subprocess.run([SCRIPT], capture_output=True, text=True, check=True, env=environment)
+    assert shown.stdout.split() == ["transactions"]
+
+
+def test_the_console_script_is_this_command() -> None:
+    shown = subprocess.run(
+        [SCRIPT, "--help"], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert "training" in shown.stdout
+
+
+def test_usage_errors_end_with_2(demo: Path) -> None:
+    assert (
+        run_in(demo, "show").code
+        == run_in(demo, "nonsense").code
+        == run_in(demo, "stats", "x", "--commit", "y").code
+        == 2
+    )
+
+
+def every_command() -> list[list[str]]:
+    names = [[c.name or c.callback.__name__] for c in app.registered_commands if c.callback]
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        names += [[str(group.name), str(c.name)] for c in group.typer_instance.registered_commands]
+    return names
+
+
+@pytest.mark.parametrize("name", every_command(), ids=" ".join)
+def test_every_command_explains_itself_with_an_example(name: Sequence[str]) -> None:
+    shown = CliRunner().invoke(app, [*name, "--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    assert f"Example: featurestore {' '.join(name)}" in shown.stdout
