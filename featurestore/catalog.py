@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from featurestore.errors import Conflict, FeatureStoreError, NotFound
+from featurestore.pins import Registered
 
 SCHEMA_VERSION = 1
 Kind = Literal["feature group", "feature view"]
@@ -177,6 +178,27 @@ class Catalog:
         )  # fmt: skip
         with self._transaction() as connection:
             return {r.version: r.manifest for r in connection.execute(wanted)}
+
+    def all_training_datasets(self) -> Sequence[Registered]:
+        """The training datasets of all views, by view and version."""
+        with self._transaction() as connection:
+            return self._registered(connection)
+
+    @contextmanager
+    def no_new_training_datasets(self) -> Iterator[Sequence[Registered]]:
+        """All training datasets; until the block ends none is registered, by whatever process. Keep it short."""
+        with self._transaction() as connection:
+            if connection.dialect.name == "postgresql":  # SQLite's transactions exclude each other from the start
+                connection.exec_driver_sql(f"LOCK TABLE {_training.name} IN SHARE MODE")
+            yield self._registered(connection)
+
+    @staticmethod
+    def _registered(connection: sa.Connection) -> Sequence[Registered]:
+        wanted = (
+            sa.select(_things.c.id, _things.c.name, _things.c.version, _training.c.version, _training.c.manifest)
+            .join_from(_training, _things).order_by(_things.c.name, _things.c.version, _training.c.version)
+        )  # fmt: skip
+        return [Registered(*row) for row in connection.execute(wanted)]
 
     def remove_training_dataset(self, view_id: str, version: int) -> None:
         """Forget a training dataset."""

@@ -165,8 +165,22 @@ def snapshot(location: str, order: str, version: int | None = None) -> Snapshot:
 
     Raises:
         NotFound: no table there, or it has no such version.
+        NotReproducible: a version was asked for whose files are gone.
     """
-    return _snapshot(_open(location, version), location, order)
+    found = _snapshot(_open(location, version), location, order)
+    if version is not None:
+        _check_there(location, version, [f.path for f in found.files])
+    return found
+
+
+def _check_there(location: str, version: int, paths: Sequence[str]) -> None:
+    if gone := missing_files(paths):
+        raise NotReproducible(
+            f"Version {version} of {location} can no longer be read: {len(gone)} of its data files are gone, such as "
+            f"{Path(gone[0]).name}. vacuum() removes what no live training dataset pins once it is older than its "
+            "retention, and forget() removes what held a forgotten key. Read a newer version, or restore the files "
+            "from a backup."
+        )
 
 
 def _open(location: str, version: int | None = None) -> DeltaTable:
@@ -292,10 +306,12 @@ def changes(location: str, since: int, until: int, *, identity: Sequence[str], o
     since, until = _settled(location, since, until)
     table = _open(location, until)
     schema = pa.schema(table.schema().to_arrow())
-    old = {f.path for f in snapshot(location, order, since).files}
-    new = {f.path for f in _snapshot(table, location, order).files}
-    columns = dict.fromkeys([order, *identity])
-    return engine.difference(sorted(old - new), sorted(new - old), schema, identity=identity, order=list(columns))
+    before = {f.path for f in _snapshot(_open(location, since), location, order).files}
+    after = {f.path for f in _snapshot(table, location, order).files}
+    old, new = sorted(before - after), sorted(after - before)
+    _check_there(location, since, old)
+    _check_there(location, until, new)
+    return engine.difference(old, new, schema, identity=identity, order=list(dict.fromkeys([order, *identity])))
 
 
 def _settled(location: str, since: int, until: int) -> tuple[int, int]:

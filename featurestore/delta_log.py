@@ -31,9 +31,9 @@ class Life:
     added: int
     removed: int | None
 
-    def covers(self, version: int) -> bool:
-        """Whether the file is part of that version."""
-        return self.added <= version and (self.removed is None or version < self.removed)
+    def versions(self, newest: int) -> range:
+        """The versions it is part of, up to the newest there is."""
+        return range(self.added, newest + 1 if self.removed is None else self.removed)
 
 
 def entry_files(location: str) -> dict[int, Path]:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from featurestore import catch_up, delta, statistics, validation
+from featurestore import catch_up, delta, maintenance, statistics, validation
 from featurestore.delta import Commit
 from featurestore.engines import duckdb as engine
 from featurestore.errors import InvalidData, InvalidTime, NotFound, SchemaMismatch
+from featurestore.maintenance import Vacuumed
 from featurestore.online import OnlineTable
+from featurestore.pins import pins_of
 from featurestore.point_in_time import Definition
 from featurestore.query import Column, Filter, GroupRef, Query
 from featurestore.schema import (
@@ -352,6 +354,26 @@ class FeatureGroup:
         )
         self.sync_online()
         return commit
+
+    # Maintenance
+
+    def vacuum(self, retention: timedelta = maintenance.RETENTION, *, dry_run: bool = False) -> Vacuumed:
+        """Remove files that no version needs which is current, was so within `retention`, or is pinned.
+
+        Training datasets pin the versions they were made of, views those their query names; the result says who holds
+        what. What crashed writers left behind goes as well. The history keeps every commit.
+
+        Args:
+            retention: how long versions that nothing pins stay readable.
+            dry_run: only say what would be removed.
+        """
+        self._declared()
+        views = self._store.catalog.list("feature view")
+        with self._store.catalog.no_new_training_datasets() as datasets:
+            return maintenance.vacuum(
+                self.location, pins=pins_of(self.ref, datasets, views), now=self._store.clock(), retention=retention,
+                dry_run=dry_run,
+            )  # fmt: skip
 
     # Reading
 

@@ -19,6 +19,7 @@ from featurestore.errors import Conflict, InvalidTime, SchemaMismatch
 from featurestore.feature_group import FeatureGroup, GroupDefinition, Policy
 from featurestore.feature_view import FeatureView
 from featurestore.online import OnlineStore
+from featurestore.pins import pins_of
 from featurestore.point_in_time import Definition, Plan
 from featurestore.point_in_time import plan as plan_of
 from featurestore.query import GroupRef, Query
@@ -319,6 +320,10 @@ class FeatureStore:
             plan, inputs, start=first, end=last, ordered=ordered, memory_limit=self.settings.memory_limit,
             threads=self.settings.threads,
         )  # fmt: skip
+
+    def pins(self, ref: GroupRef) -> dict[int, list[str]]:
+        """The Delta versions of a group that must stay readable, and who needs each: training datasets and views."""
+        return pins_of(ref, self.catalog.all_training_datasets(), self.catalog.list("feature view"))
 
     def now_micros(self) -> int:
         """The present in microseconds since 1970."""
