@@ -13,7 +13,7 @@ from featurestore.point_in_time import Definition, Plan
 from featurestore.point_in_time import plan as plan_of
 from featurestore.query import Filter, GroupRef, Query, query_from_json
 from featurestore.schema import DataFrameType, Feature, to_frame
-from featurestore.serving import Serving
+from featurestore.serving import ReturnType, Serving
 from featurestore.times import TimeLike
 from featurestore.training_data import (
     ALL,
@@ -323,7 +323,7 @@ class FeatureView:
         version = self._training.newest() if training_dataset_version is None else training_dataset_version
         fitted = self._training.fitted(version)
         self._serving_version = version
-        self._serving = Serving.of(self._store, self.name, self.plan(), fitted)
+        self._serving = Serving(self._store, self.name, self.plan(), fitted)
 
     @property
     def serving_keys(self) -> list[str]:
@@ -331,32 +331,39 @@ class FeatureView:
         return list(self._ready().keys)
 
     def get_feature_vector(
-        self, entry: Mapping[str, Any], *, passed_features: Mapping[str, Any] | None = None, transform: bool = True,
-        allow_missing: bool = False,
-    ) -> list[Any]:  # fmt: skip
+        self, entry: Mapping[str, Any], passed_features: Mapping[str, Any] | None = None, *, transform: bool = True,
+        return_type: ReturnType = "list", allow_missing: bool = False,
+    ) -> Any:  # fmt: skip
         """The model's inputs for one key, in the order and with the values of the training data.
 
         Args:
             entry: the serving keys, such as `{"cc_num": "4111"}`.
             passed_features: values that come with the request; on-demand features must be among them. They also
                 replace looked-up values.
+            return_type: "list", "dict" by name, "numpy" (one dimension), or a frame of one row: "pandas", "polars",
+                "arrow".
             allow_missing: nulls for a key that has no row, instead of `NotFound`.
         Raises:
             SchemaMismatch: a serving key or an on-demand feature is missing, a name is unknown, or a value is of
-                another type.
+                another type; before anything is read.
+            InvalidData: a key of another type; before anything is read.
             NotFound: the key has no row online that still counts.
         """
-        return self.get_feature_vectors(
-            [entry], passed_features=None if passed_features is None else [passed_features], transform=transform,
-            allow_missing=allow_missing,
-        )[0]  # fmt: skip
+        serving = self._ready()
+        vector = serving.vector(entry, passed_features, transform=transform, allow_missing=allow_missing)
+        if return_type == "list":
+            return vector
+        rows = serving.as_type([vector], return_type, transformed=transform)
+        return rows[0] if return_type in ("dict", "numpy") else rows
 
     def get_feature_vectors(
-        self, entries: Sequence[Mapping[str, Any]], *, passed_features: Sequence[Mapping[str, Any]] | None = None,
-        transform: bool = True, allow_missing: bool = False,
-    ) -> list[list[Any]]:  # fmt: skip
+        self, entries: Sequence[Mapping[str, Any]], passed_features: Sequence[Mapping[str, Any]] | None = None, *,
+        transform: bool = True, return_type: ReturnType = "list", allow_missing: bool = False,
+    ) -> Any:  # fmt: skip
         """Vectors of many keys: as many as entries, in their order; `passed_features` has one mapping per entry."""
-        return self._ready().vectors(entries, passed_features, transform=transform, allow_missing=allow_missing)
+        serving = self._ready()
+        vectors = serving.vectors(entries, passed_features, transform=transform, allow_missing=allow_missing)
+        return serving.as_type(vectors, return_type, transformed=transform)
 
     def _ready(self) -> Serving:
         if self._serving is None:

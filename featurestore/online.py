@@ -560,18 +560,21 @@ class Reader:
 
     A row is `(event time in microseconds or None, *values)`; timestamps among the values are UTC datetimes, decimals,
     dates, lists and dicts are Python's. An unknown key, and a key with a null, gives None instead of a row.
+
+    Whoever serves single vectors compiles its own way through `encoders`, `row`, `rows` and `parts`: a wide row is
+    `(position of the entry, *columns of the first table, *columns of the second, ...)`, as the database gives it.
     """
 
     def __init__(self, store: OnlineStore, parts: Sequence[tuple[OnlineTable, Sequence[str]]]) -> None:
         self._store = store
-        self._keys = [
+        self._tables = list(parts)
+        self.encoders = [
             [_key_encoder(table, table.positions()[name][1], store.is_sqlite) for name in table.primary_key]
             for table, _ in parts
         ]
-        self._parts = list(parts)
-        self._width = sum(len(encoders) for encoders in self._keys)
-        self._most = min(LARGEST_BLOCK, 1 << (MOST_PARAMETERS // self._width).bit_length() - 1)
-        self._decoders: list[_Decoder] = []
+        """For each table and each column of its key, from a Python value to what a statement takes."""
+        self.parts: list[Part] = []
+        """For each table where its columns are in a wide row."""
         start = 1
         for table, columns in parts:
             positions = table.positions()
@@ -579,13 +582,11 @@ class Reader:
                 raise SchemaMismatch(
                     f"Online table {table.name!r} has no columns {unknown}. Columns: {list(positions)}."
                 )
-            features = [positions[name][1] for name in columns]
-            by_position = [
-                (i, decode) for i, feature in enumerate(features, 1)
-                if (decode := _decoder(feature.type, store.is_sqlite)) is not None
-            ]  # fmt: skip
-            self._decoders.append(_Decoder(start, start + 1 + len(columns), table.event_time is not None, by_position))
+            decoders = [_decoder(positions[name][1].type, store.is_sqlite) for name in columns]
+            self.parts.append(Part(start, start + 1 + len(columns), table.event_time is not None, tuple(decoders)))
             start += 1 + len(columns)
+        self._width = sum(len(encoders) for encoders in self.encoders)
+        self._most = min(LARGEST_BLOCK, 1 << (MOST_PARAMETERS // self._width).bit_length() - 1)
         self._statements: dict[int, str] = {}
         self._one = self._statement(1)
 
@@ -593,7 +594,7 @@ class Reader:
         """The statement for `size` entries: their keys as a VALUES list, each table joined to it."""
         if size in self._statements:
             return self._statements[size]
-        tables = [_physical(table).alias(f"g{g}") for g, (table, _) in enumerate(self._parts)]
+        tables = [_physical(table).alias(f"g{g}") for g, (table, _) in enumerate(self._tables)]
         keys = [(f"g{g}_{key.name}", key.type) for g, table in enumerate(tables) for key in table.primary_key]
         rows = [
             (sa.literal_column(str(row)), *(sa.bindparam(f"{name}_{row}", type_=dtype) for name, dtype in keys))
@@ -603,7 +604,7 @@ class Reader:
         wanted = sa.values(*columns).data(rows).cte("wanted")
         source: sa.FromClause = wanted
         selected: list[sa.ColumnElement[Any]] = [wanted.c.i]
-        for g, (table, (definition, names)) in enumerate(zip(tables, self._parts, strict=True)):
+        for g, (table, (definition, names)) in enumerate(zip(tables, self._tables, strict=True)):
             matches = [key == wanted.c[f"g{g}_{key.name}"] for key in table.primary_key]
             source = source.outerjoin(table, sa.and_(*matches))
             positions = definition.positions()
@@ -613,69 +614,85 @@ class Reader:
         self._statements[size] = sql
         return sql
 
-    def one(self, keys: Sequence[Key]) -> list[Row | None]:
-        """The row of each table for its key; keys in the order of the reader's tables."""
+    def row(self, parameters: Sequence[Any]) -> Row:
+        """The wide row of one entry; `parameters` are its encoded keys, table by table."""
         store = self._store
-        parameters = self._parameters(keys)
         try:
             (row,) = store._local.cursor.execute(self._one, parameters).fetchall()
         except (AttributeError, store.driver_error):  # this thread's first read, or a connection that was lost
             (row,) = store.fetch(self._one, parameters)
-        return [decode(row) for decode in self._decoders]
+        return row
+
+    def rows(self, parameters: list[Any]) -> list[Row]:
+        """The wide rows of many entries, in their order; `parameters` are all their encoded keys, end to end."""
+        width, found = self._width, []
+        step = self._most * width
+        for start in range(0, len(parameters), step):
+            block = parameters[start : start + step] if len(parameters) > step else parameters
+            count = len(block) // width
+            size = _rounded_up(count)
+            if size > count:
+                block = block + [None] * (width * (size - count))
+            rows = self._store.fetch(self._statement(size), block)
+            rows.sort(key=_first)
+            found += rows[:count]
+        return found
+
+    def one(self, keys: Sequence[Key]) -> list[Row | None]:
+        """The row of each table for its key; keys in the order of the reader's tables."""
+        row = self.row(self._parameters(keys))
+        return [part.of(row) for part in self.parts]
 
     def many(self, entries: Sequence[Sequence[Key]]) -> list[list[Row | None]]:
         """`one` for each entry, in the order given, with one statement per 256 entries."""
-        found: list[list[Row | None]] = []
-        for start in range(0, len(entries), self._most):
-            block = entries[start : start + self._most]
-            size = 1 << (len(block) - 1).bit_length()  # few sizes, so that few statements are prepared
-            parameters: list[Any] = []
-            for keys in block:
-                parameters += self._parameters(keys)
-            parameters += [None] * (self._width * (size - len(block)))
-            rows = self._store.fetch(self._statement(size), parameters)
-            rows.sort(key=_first)
-            found += [[decode(row) for decode in self._decoders] for row in rows[: len(block)]]
-        return found
+        rows = self.rows([value for keys in entries for value in self._parameters(keys)])
+        return [[part.of(row) for part in self.parts] for row in rows]
 
     def _parameters(self, keys: Sequence[Key]) -> list[Any]:
-        encoders = self._keys
         parameters = []
         try:
-            for encode_key, key in zip(encoders, keys, strict=True):
+            for encode_key, key in zip(self.encoders, keys, strict=True):
                 for encode, value in zip(encode_key, key, strict=True):
                     parameters.append(encode(value))
         except InvalidData:
             raise
         except ValueError as error:  # zip: another number of keys, or of values in a key
-            expected = [table.primary_key for table, _ in self._parts]
+            expected = [table.primary_key for table, _ in self._tables]
             raise InvalidData(f"The keys {keys!r} do not fit. Expected one value for each of {expected}.") from error
         return parameters
 
 
-class _Decoder:
-    """One table's row out of the row of the whole statement."""
+def _rounded_up(count: int) -> int:
+    """The next of few sizes (1 to 8, then four from each power of two to the next): few statements, little padding.
 
-    __slots__ = ("_by_position", "_end", "_has_event_time", "_start")
+    >>> [_rounded_up(n) for n in (1, 8, 9, 100, 113, 256)]
+    [1, 8, 10, 112, 128, 256]
+    """
+    step = 1 << max((count - 1).bit_length() - 3, 0)
+    return -(-count // step) * step
 
-    def __init__(
-        self, start: int, end: int, has_event_time: bool, by_position: list[tuple[int, Callable[[Any], Any]]]
-    ) -> None:
-        self._start, self._end, self._has_event_time, self._by_position = start, end, has_event_time, by_position
 
-    def __call__(self, row: Row) -> Row | None:
-        if row[self._start] is None:
+@dataclass(frozen=True)
+class Part:
+    """Where one table's columns are in a wide row: `[start, end)`, its event time first (null: there is no row).
+
+    `decoders` turn the values behind it into Python's; None where they are that already.
+    """
+
+    start: int
+    end: int
+    has_event_time: bool
+    decoders: tuple[Callable[[Any], Any] | None, ...]
+
+    def of(self, row: Row) -> Row | None:
+        """This table's row out of the wide one, as Python values."""
+        if row[self.start] is None:
             return None
-        part = row[self._start : self._end]
-        if self._has_event_time and not self._by_position:
-            return part
-        values = list(part)
-        for position, decode in self._by_position:
-            if (value := values[position]) is not None:
-                values[position] = decode(value)
-        if not self._has_event_time:
-            values[0] = None
-        return tuple(values)
+        values = [
+            value if decode is None or value is None else decode(value)
+            for value, decode in zip(row[self.start + 1 : self.end], self.decoders, strict=True)
+        ]
+        return (row[self.start] if self.has_event_time else None, *values)
 
 
 class _Cursor(Protocol):

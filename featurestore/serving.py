@@ -1,118 +1,214 @@
-"""Feature vectors: one key's features from the online store, as the training data has them."""
+"""Feature vectors: one key's features from the online store, as the training data has them.
+
+Everything that can be known when a view is made ready is: which entry names become which parameters of the one
+statement, where in its row each feature stands, which values must be decoded. A vector is then a handful of steps, and
+whatever is wrong with the request is said before anything is read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from featurestore.errors import InvalidData, NotFound, SchemaMismatch
-from featurestore.online import OnlineTable, Reader
+from featurestore.online import OnlineTable, Part, Row
 from featurestore.point_in_time import Plan
-from featurestore.schema import Feature
+from featurestore.scalars import acceptor
+from featurestore.schema import to_frame
 from featurestore.transformations import FittedTransformations
 
 if TYPE_CHECKING:
     from featurestore.feature_group import FeatureGroup
     from featurestore.store import FeatureStore
 
+ReturnType = Literal["list", "dict", "numpy", "pandas", "polars", "arrow"]
+Vector = list[Any]
+_LARGEST_EXACT = 2**53
+_NOTHING: Mapping[str, Any] = {}
+
 
 @dataclass(frozen=True)
 class _Lookup:
-    """One table the serving reads: which entry names make its key, where its values go."""
+    """One table that vectors are read from: which entry names make its key, which slots its values fill.
+
+    `time` is where its event time stands in the wide row: null there means that there is no row.
+    """
 
     group: FeatureGroup
     table: OnlineTable
     keys: tuple[str, ...]
     columns: tuple[str, ...]
     slots: tuple[int, ...]
+    ttl: int | None
+    time: int = 0
 
 
-@dataclass(frozen=True)
 class Serving:
-    """A view made ready for single vectors by `FeatureView.init_serving`."""
+    """A view made ready for single vectors by `FeatureView.init_serving`.
 
-    view: str
-    names: list[str]
-    lookups: tuple[_Lookup, ...]
-    reader: Reader | None
-    keys: tuple[str, ...]
-    on_demand: tuple[str, ...]
-    features: Mapping[str, Feature]
-    transform: Callable[[Sequence[Any]], list[Any]]
+    Args:
+        view: the view's name, for messages.
+        plan: the view's plan without labels; its outputs are the slots of a vector.
+        fitted: the transformations of a training dataset.
+    Raises:
+        SchemaMismatch: a group that gives features is not online, or is joined in a way its online rows are not.
+    """
 
-    @staticmethod
-    def of(store: FeatureStore, view: str, plan: Plan, fitted: FittedTransformations) -> Serving:
-        """The lookups of a plan without labels, and the transformations fitted on a training dataset.
+    def __init__(self, store: FeatureStore, view: str, plan: Plan, fitted: FittedTransformations) -> None:
+        self.view = view
+        self.names = [o.name for o in plan.outputs]
+        self.features = {o.name: replace(o.feature, name=o.name) for o in plan.outputs}
+        self.on_demand = tuple(o.name for o in plan.outputs if o.feature.on_demand)
+        lookups = [found for place in range(len(plan.sources)) if (found := _lookup(store, plan, place, self.names))]
+        self.keys = tuple(dict.fromkeys(k for lookup in lookups for k in lookup.keys))
+        self.transform = fitted.compile(self.names)
+        self._now = store.now_micros
+        self._reader = store.online.reader([(found.table, found.columns) for found in lookups]) if lookups else None
+        parts = self._reader.parts if self._reader else []
+        self._lookups = [replace(found, time=part.start) for found, part in zip(lookups, parts, strict=True)]
+        self._expires = any(found.ttl is not None for found in lookups)
+        self._key_names = frozenset(self.keys)
+        self._parameters = [
+            (name, encode, found)
+            for found, encoders in zip(lookups, self._reader.encoders if self._reader else [], strict=True)
+            for name, encode in zip(found.keys, encoders, strict=True)
+        ]
+        self._pick, self._blank, self._decoders = _places(self._lookups, parts, len(self.names))
+        self._accept = {name: acceptor(feature, "passed_features") for name, feature in self.features.items()}
+        self._slots = {name: slot for slot, name in enumerate(self.names)}
+        raw = pa.schema([(name, self.features[name].type) for name in self.names])
+        self._schemas = {False: raw, True: fitted.transform(raw.empty_table()).schema}
 
-        Raises:
-            SchemaMismatch: a group that gives features is not online, or is joined in a way its online rows are not.
-        """
-        names = [o.name for o in plan.outputs]
-        lookups = [found for place in range(len(plan.sources)) if (found := _lookup(store, plan, place, names))]
-        parts = [(lookup.table, lookup.columns) for lookup in lookups]
-        return Serving(
-            view=view, names=names, lookups=tuple(lookups), reader=store.online.reader(parts) if parts else None,
-            keys=tuple(dict.fromkeys(k for lookup in lookups for k in lookup.keys)),
-            on_demand=tuple(o.name for o in plan.outputs if o.feature.on_demand),
-            features={o.name: o.feature for o in plan.outputs}, transform=fitted.compile(names),
-        )  # fmt: skip
+    def vector(
+        self, entry: Mapping[str, Any], passed: Mapping[str, Any] | None, *, transform: bool, allow_missing: bool
+    ) -> Vector:
+        """One vector; raises as `FeatureView.get_feature_vector`."""
+        parameters = self._encoded(entry)
+        given = self._given(passed or _NOTHING, allow_missing)
+        row = self._reader.row(parameters) if self._reader is not None else (0,)
+        vector = self._vector(row, entry, given, allow_missing, self._now() if self._expires else 0)
+        return self.transform(vector) if transform else vector
 
     def vectors(
-        self, entries: Sequence[Mapping[str, Any]], passed_features: Sequence[Mapping[str, Any]] | None, *,
-        transform: bool, allow_missing: bool,
-    ) -> list[list[Any]]:  # fmt: skip
-        """As many vectors as entries, in their order; `passed_features` has one mapping per entry."""
-        passed = passed_features if passed_features is not None else [{}] * len(entries)
-        if len(passed) != len(entries):
+        self, entries: Sequence[Mapping[str, Any]], passed: Sequence[Mapping[str, Any]] | None, *, transform: bool,
+        allow_missing: bool,
+    ) -> list[Vector]:  # fmt: skip
+        """As many vectors as entries, in their order; `passed` has one mapping per entry. All at one moment."""
+        if passed is not None and len(passed) != len(entries):
             raise InvalidData(f"{len(entries)} entries but {len(passed)} passed_features; give one for each entry.")
-        keys = [self._keys(entry) for entry in entries]
-        rows = self.reader.many(keys) if self.reader is not None else [[] for _ in entries]
-        vectors = []
-        for entry, found, values in zip(entries, rows, passed, strict=True):
-            vector: list[Any] = [None] * len(self.names)
-            for lookup, row in zip(self.lookups, found, strict=True):
-                if row is not None and lookup.group.counts(row[0]):
-                    for slot, value in zip(lookup.slots, row[1:], strict=True):
-                        vector[slot] = value
-                elif not allow_missing and not all(self.names[s] in values for s in lookup.slots):
-                    shown = {k: entry[k] for k in lookup.keys}
-                    raise NotFound(
-                        f"{lookup.group.ref} has no current row online for {shown}. "
-                        "Use allow_missing=True for nulls, or pass its features with the request."
-                    )
-            self._overlay(vector, values, allow_missing)
-            vectors.append(self.transform(vector) if transform else vector)
-        return vectors
+        parameters = [value for entry in entries for value in self._encoded(entry)]
+        given = [self._given(one or _NOTHING, allow_missing) for one in passed or [_NOTHING] * len(entries)]
+        rows = self._reader.rows(parameters) if self._reader is not None else [(0,)] * len(entries)
+        now = self._now() if self._expires else 0
+        vectors = [
+            self._vector(row, entry, one, allow_missing, now)
+            for row, entry, one in zip(rows, entries, given, strict=True)
+        ]
+        return [self.transform(vector) for vector in vectors] if transform else vectors
 
-    def _keys(self, entry: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def _encoded(self, entry: Mapping[str, Any]) -> list[Any]:
+        """The parameters of the statement for an entry, every name and type checked."""
+        try:
+            if entry.keys() != self._key_names:
+                raise self._wrong_names(entry)
+            return [encode(entry[name]) for name, encode, _ in self._parameters]
+        except AttributeError:
+            raise SchemaMismatch(
+                f"{self.view} is looked up by a mapping of {list(self.keys)}, got {entry!r} ({type(entry).__name__})."
+            ) from None
+        except InvalidData as error:
+            raise self._wrong_value(entry, error) from error
+
+    def _wrong_names(self, entry: Mapping[str, Any]) -> SchemaMismatch:
         missing = [k for k in self.keys if k not in entry]
         unknown = [k for k in entry if k not in self.keys]
-        if missing or unknown:
-            raise SchemaMismatch(
-                f"{self.view} is looked up by {list(self.keys)}; the entry "
-                + " and ".join(
-                    p
-                    for p in (f"lacks {missing}" if missing else "", f"has the unknown {unknown}" if unknown else "")
-                    if p
-                )
-                + "."
-            )
-        return [tuple(entry[k] for k in lookup.keys) for lookup in self.lookups]
+        wrong = [f"lacks {missing}"] if missing else []
+        wrong += [f"has the unknown {unknown}"] if unknown else []
+        return SchemaMismatch(f"{self.view} is looked up by {list(self.keys)}; the entry {' and '.join(wrong)}.")
 
-    def _overlay(self, vector: list[Any], passed: Mapping[str, Any], allow_missing: bool) -> None:
-        if unknown := [n for n in passed if n not in self.names]:
+    def _wrong_value(self, entry: Mapping[str, Any], error: InvalidData) -> InvalidData:
+        for name, encode, lookup in self._parameters:
+            try:
+                encode(entry[name])
+            except InvalidData:
+                key = lookup.table.primary_key[lookup.keys.index(name)]
+                dtype = next(f.dtype for f in lookup.table.features if f.name == key)
+                return InvalidData(
+                    f"{self.view}: the serving key {name!r} is {entry[name]!r} ({type(entry[name]).__name__}), "
+                    f"expected {dtype}."
+                )
+        return error
+
+    def _given(self, passed: Mapping[str, Any], allow_missing: bool) -> dict[int, Any]:
+        """The values that come with the request, by slot."""
+        if not passed and (allow_missing or not self.on_demand):
+            return {}
+        if unknown := [n for n in passed if n not in self._slots]:
             raise SchemaMismatch(f"passed_features {unknown} are no features of {self.view}; it has {self.names}.")
         if not allow_missing and (missing := [n for n in self.on_demand if n not in passed]):
             raise SchemaMismatch(
                 f"The features {missing} of {self.view} come with each request: put them in passed_features."
             )
-        for name, value in passed.items():
-            null = value is None or value != value
-            vector[self.names.index(name)] = None if null else _passed(self.features[name], value)
+        return {self._slots[name]: self._accept[name](value) for name, value in passed.items()}
+
+    def _vector(
+        self, row: Row, entry: Mapping[str, Any], given: Mapping[int, Any], allow_missing: bool, now: int
+    ) -> Vector:
+        vector = list(self._pick(row))
+        for lookup in self._lookups:
+            time = row[lookup.time]
+            is_expired = lookup.ttl is not None and time is not None and now - time > lookup.ttl
+            if time is None or is_expired:
+                if not allow_missing and not given.keys() >= set(lookup.slots):
+                    raise self._not_found(lookup, entry, is_expired)
+                for slot in lookup.slots:
+                    vector[slot] = None
+        for slot in self._blank:
+            vector[slot] = None
+        for slot, decode in self._decoders:
+            if (value := vector[slot]) is not None:
+                vector[slot] = decode(value)
+        for slot, value in given.items():
+            vector[slot] = value
+        return vector
+
+    def _not_found(self, lookup: _Lookup, entry: Mapping[str, Any], is_expired: bool) -> NotFound:
+        shown = {k: entry[k] for k in lookup.keys}
+        why = f"only a row older than its ttl {lookup.group.definition.ttl}" if is_expired else "no row"
+        return NotFound(
+            f"{lookup.group.ref} has {why} online for {shown}. "
+            "Use allow_missing=True for nulls, or pass its features with the request."
+        )
+
+    def as_type(self, vectors: list[Vector], return_type: ReturnType, *, transformed: bool) -> Any:
+        """Vectors as rows of what was asked for: lists, dicts, a numpy array, or a frame with the training dtypes.
+
+        A numpy array is float64 where every feature is a number or a boolean, null being NaN; else of objects.
+
+        Raises:
+            SchemaMismatch: another return type.
+            InvalidData: a whole number that float64 cannot hold.
+        """
+        schema = self._schemas[transformed]
+        if return_type == "list":
+            return vectors
+        if return_type == "dict":
+            return [dict(zip(schema.names, vector, strict=True)) for vector in vectors]
+        if return_type == "numpy":
+            return _as_numpy(vectors, schema)
+        if return_type not in ("pandas", "polars", "arrow"):
+            raise SchemaMismatch(
+                f"return_type {return_type!r} is unknown. Use 'list', 'dict', 'numpy', 'pandas', 'polars' or 'arrow'."
+            )
+        columns = zip(*vectors, strict=True) if vectors else [()] * len(schema)
+        arrays = [pa.array(list(values), field.type) for values, field in zip(columns, schema, strict=True)]
+        return to_frame(pa.Table.from_arrays(arrays, schema=schema), return_type, nullable=True)
 
 
 def _lookup(store: FeatureStore, plan: Plan, place: int, names: list[str]) -> _Lookup | None:
@@ -138,24 +234,39 @@ def _lookup(store: FeatureStore, plan: Plan, place: int, names: list[str]) -> _L
         )
     group.sync_online()
     names_by_key = {right: left for left, right in source.keys} if place else {k: k for k in group.primary_key}
+    ttl = group.definition.ttl
     return _Lookup(
         group, group.online_table(), tuple(names_by_key[k] for k in group.primary_key),
         tuple(o.column for o in outputs), tuple(names.index(o.name) for o in outputs),
+        None if ttl is None else ttl // timedelta(microseconds=1),
     )  # fmt: skip
 
 
-def _passed(feature: Feature, value: Any) -> Any:
-    """A value of a request as training has it: 5 is 5.0 in a column of floats, and text is no number."""
-    dtype = feature.type
-    number = not isinstance(value, bool)
-    if pa.types.is_floating(dtype):
-        if number and isinstance(value, Real):
-            return float(value)
-    elif pa.types.is_integer(dtype):
-        if number and isinstance(value, Integral):
-            return int(value)
-    elif not pa.types.is_string(dtype) or isinstance(value, str):
-        return value
-    raise SchemaMismatch(
-        f"passed_features: {feature.name!r} is {feature.dtype}, got {value!r} ({type(value).__name__})."
-    )
+def _places(
+    lookups: Sequence[_Lookup], parts: Sequence[Part], width: int
+) -> tuple[Callable[[Row], Sequence[Any]], list[int], list[tuple[int, Callable[[Any], Any]]]]:
+    """How a vector comes out of a wide row: what picks it, the slots no table fills, and the slots to decode."""
+    place_of, decoders = {}, []
+    for lookup, part in zip(lookups, parts, strict=True):
+        for offset, (slot, decode) in enumerate(zip(lookup.slots, part.decoders, strict=True), start=1):
+            place_of[slot] = part.start + offset
+            if decode is not None:
+                decoders.append((slot, decode))
+    places = [place_of.get(slot, 0) for slot in range(width)]
+    pick: Callable[[Row], Sequence[Any]] = itemgetter(*places) if width > 1 else lambda row: [row[p] for p in places]
+    return pick, [slot for slot in range(width) if slot not in place_of], decoders
+
+
+def _as_numpy(vectors: list[Vector], schema: pa.Schema) -> np.ndarray:
+    numbers = [t for t in schema.types if pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t)]
+    array = np.empty((len(vectors), len(schema)), object)
+    for position, vector in enumerate(vectors):
+        for place, value in enumerate(vector):  # one by one: numpy would take a list among them for a row
+            array[position, place] = value
+    if len(numbers) < len(schema):
+        return array
+    for name, dtype, column in zip(schema.names, schema.types, array.T, strict=True):
+        inexact = [v for v in column if v is not None and abs(v) > _LARGEST_EXACT and int(float(v)) != v]
+        if pa.types.is_integer(dtype) and inexact:
+            raise InvalidData(f"{name!r} is {inexact[0]}, which float64 cannot hold. Use return_type='list'.")
+    return array.astype(np.float64)

@@ -301,10 +301,20 @@ def _linear(center: float, low: float, high: float) -> Kernel:
     """(x - center) / (high - low), also where high - low is beyond the largest double."""
     shrink = 1.0 if math.isfinite(high - low) else 0.5
     center, width = center * shrink, high * shrink - low * shrink
-    return _on_numbers(
-        lambda values: (values * shrink - center) / width,
-        lambda value: (value * shrink - center) / width,
-    )
+
+    def columns(values: np.ndarray) -> np.ndarray:
+        return (values * shrink - center) / width
+
+    def number(value: float) -> float:
+        return (value * shrink - center) / width
+
+    def scalar(value: Any) -> float | None:  # what `_on_numbers` makes of `number`, in one call instead of two
+        if value is None:
+            return None
+        scaled = (float(value) * shrink - center) / width
+        return scaled if scaled == scaled else None
+
+    return _on_numbers(columns, number)._replace(scalar=scalar)
 
 
 def _fit_min_max(column: pa.Array) -> State:

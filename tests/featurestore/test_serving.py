@@ -1,0 +1,228 @@
+"""Feature vectors: which requests are refused before anything is read, and what an accepted one gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from pandas.testing import assert_frame_equal
+
+from featurestore import Feature, FeatureStore, FeatureView, InvalidData, NotFound, SchemaMismatch, connect
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+EVENT = NOW - timedelta(hours=1)
+ACCOUNTS = [
+    Feature("bank", "string"),
+    Feature("account", "bigint"),
+    Feature("at", "timestamp"),
+    Feature("balance", "double"),
+    Feature("is_open", "boolean"),
+    Feature("visits", "int"),
+]
+REQUESTED = [
+    Feature("whole", "int", on_demand=True),
+    Feature("ratio", "double", on_demand=True),
+    Feature("flag", "boolean", on_demand=True),
+    Feature("word", "string", on_demand=True),
+    Feature("moment", "timestamp", on_demand=True),
+    Feature("day", "date", on_demand=True),
+    Feature("price", "decimal(6,2)", on_demand=True),
+    Feature("blob", "binary", on_demand=True),
+    Feature("many", "array<double>", on_demand=True),
+    Feature("place", "struct<lat:double,lon:double>", on_demand=True),
+]
+GIVEN: dict[str, Any] = {
+    "whole": 3, "ratio": 0.5, "flag": True, "word": "a", "moment": EVENT, "day": date(2026, 1, 2),
+    "price": Decimal("1.25"), "blob": b"\x00", "many": [1.0, None], "place": {"lat": 1.0, "lon": None},
+}  # fmt: skip
+
+
+@pytest.fixture
+def fs(tmp_path: Path) -> Iterator[FeatureStore]:
+    store = connect(tmp_path, clock=lambda: NOW)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def view(fs: FeatureStore) -> FeatureView:
+    """Accounts by bank and number; orders name them `from_bank`, `from_account`."""
+    accounts = fs.get_or_create_feature_group(
+        "accounts", 1, primary_key=["bank", "account"], event_time="at", features=ACCOUNTS, online_enabled=True
+    )
+    balances = {"balance": [10.0, 20.0, None], "is_open": [True, False, True], "visits": [1, None, 3]}
+    accounts.insert(
+        pd.DataFrame({"bank": ["a", "a", "b"], "account": [1, 11, 1], "at": EVENT} | balances).astype(
+            {"visits": "Int32"}
+        )
+    )
+    orders = fs.get_or_create_feature_group("orders", 1, primary_key=["id"], event_time="at")
+    orders.insert(
+        pd.DataFrame({"id": [1, 2, 3], "at": NOW, "from_bank": ["a", "a", "b"], "from_account": [1, 11, 1], "y": 1})
+    )
+    query = orders.select(["y"]).join(
+        accounts.select(["balance", "is_open", "visits"]),
+        left_on=["from_bank", "from_account"], right_on=["bank", "account"],
+    )  # fmt: skip
+    made = fs.get_or_create_feature_view(
+        "orders", 1, query=query, labels=["y"],
+        transformation_functions={"balance": fs.get_transformation_function("min_max_scaler")},
+    )  # fmt: skip
+    made.create_training_data()
+    made.init_serving()
+    return made
+
+
+def no_reads(view: FeatureView) -> None:
+    """From here on whoever reads the view's online rows fails."""
+    online = view._store.online
+    online.close()
+    Path(str(online._url.database)).unlink()
+
+
+KEY = {"from_bank": "a", "from_account": 11}
+
+
+def test_serving_keys_are_named_as_in_the_spine_and_typed(view: FeatureView) -> None:
+    """V9, J5: composite keys of mixed types under the spine's names; (a, 11) is another key than (a, 1)."""
+    assert view.serving_keys == ["from_bank", "from_account"]
+    assert view.get_feature_vector(KEY) == [1.0, False, None]
+    assert view.get_feature_vector({"from_account": 1, "from_bank": "a"}) == [0.0, True, 1]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"from_bank": "a"}, r"lacks \['from_account'\]"),
+        ({**KEY, "bank": "a"}, r"has the unknown \['bank'\]"),
+        ({"bank": "a", "account": 1}, r"lacks \['from_bank', 'from_account'\] and has the unknown \['bank', 'account'"),
+        ({**KEY, "from_account": "11"}, r"serving key 'from_account' is '11' \(str\), expected bigint"),
+        ({**KEY, "from_account": 11.5}, r"serving key 'from_account' is 11\.5 \(float\), expected bigint"),
+        ({**KEY, "from_account": True}, r"serving key 'from_account' is True \(bool\), expected bigint"),
+        ({**KEY, "from_bank": b"a"}, r"serving key 'from_bank' is b'a' \(bytes\), expected string"),
+        (["a", 11], r"looked up by a mapping of \['from_bank', 'from_account'\], got \['a', 11\] \(list\)"),
+    ],
+)
+def test_a_wrong_entry_is_refused_before_any_read(view: FeatureView, entry: Any, message: str) -> None:
+    """V11: missing, unknown and mistyped keys are named, by the single and by the plural call."""
+    no_reads(view)
+    with pytest.raises((SchemaMismatch, InvalidData), match=message):
+        view.get_feature_vector(entry)
+    with pytest.raises((SchemaMismatch, InvalidData), match=message):
+        view.get_feature_vectors([KEY, entry])
+
+
+def test_wrong_passed_features_are_refused_before_any_read(view: FeatureView) -> None:
+    """V11: also what comes with the request is checked first."""
+    no_reads(view)
+    with pytest.raises(SchemaMismatch, match=r"passed_features \['blance'\] are no features"):
+        view.get_feature_vector(KEY, {"blance": 1.0})
+    with pytest.raises(SchemaMismatch, match=r"'balance' is double, got '1' \(str\)"):
+        view.get_feature_vector(KEY, {"balance": "1"})
+    with pytest.raises(InvalidData, match="2 entries but 1 passed_features"):
+        view.get_feature_vectors([KEY, KEY], [{}])
+
+
+def test_an_unknown_key_is_named_or_becomes_nulls(view: FeatureView) -> None:
+    """V9: the length and the order of the entries are kept. (hsfs drops such rows.)"""
+    unknown = {"from_bank": "b", "from_account": 11}
+    with pytest.raises(NotFound, match=r"accounts_v1 has no row online for {'from_bank': 'b', 'from_account': 11}"):
+        view.get_feature_vector(unknown)
+    found = view.get_feature_vectors([unknown, KEY, unknown, KEY], allow_missing=True)
+    assert found == [[None] * 3, [1.0, False, None]] * 2
+    assert view.get_feature_vectors([]) == []
+
+
+def test_many_vectors_are_the_single_ones(view: FeatureView) -> None:
+    """V9: across the boundary of a block of 256 keys."""
+    keys = [KEY, {"from_bank": "a", "from_account": 1}, {"from_bank": "b", "from_account": 1}] * 100
+    assert view.get_feature_vectors(keys) == [view.get_feature_vector(key) for key in keys]
+
+
+def test_vectors_come_in_the_form_asked_for(view: FeatureView) -> None:
+    """V9: a frame of vectors has the columns, order and dtypes of the training frame."""
+    key = {"from_bank": "a", "from_account": 1}
+    assert view.get_feature_vector(key, return_type="dict") == {"balance": 0.0, "is_open": True, "visits": 1}
+    array = view.get_feature_vector(KEY, return_type="numpy")
+    assert array.dtype == np.float64
+    assert array.shape == (3,)
+    np.testing.assert_array_equal(array, [1.0, 0.0, np.nan])
+    assert view.get_feature_vectors([KEY, key], return_type="numpy").shape == (2, 3)
+    training, _ = view.get_training_data(1)
+    frame = view.get_feature_vectors([key, KEY], return_type="pandas")
+    assert_frame_equal(frame, training.iloc[:2])
+    assert isinstance(view.get_feature_vector(key, return_type="polars"), pl.DataFrame)
+    table = view.get_feature_vectors([key], return_type="arrow", transform=False)
+    assert table.schema.types == [pa.float64(), pa.bool_(), pa.int32()]
+    assert table.to_pylist()[0]["balance"] == 10.0
+    for return_type in ("pandas", "arrow", "numpy", "dict"):
+        assert len(view.get_feature_vectors([], return_type=return_type)) == 0
+    with pytest.raises(SchemaMismatch, match="return_type 'json' is unknown"):
+        view.get_feature_vector(key, return_type="json")  # type: ignore[arg-type]  # it is what the test is about
+
+
+@pytest.fixture
+def requested(fs: FeatureStore) -> FeatureView:
+    """A view whose every feature comes with the request: no group has to be online."""
+    group = fs.get_or_create_feature_group(
+        "requests", 1, primary_key=["id"], event_time="at",
+        features=[Feature("id", "bigint"), Feature("at", "timestamp"), *REQUESTED],
+    )  # fmt: skip
+    group.insert(pa.Table.from_pylist([{"id": 1, "at": NOW, **GIVEN}], group.definition.schema))
+    view = fs.get_or_create_feature_view("requests", 1, query=group.select([f.name for f in REQUESTED]))
+    view.create_training_data()
+    return view
+
+
+def test_a_view_of_requested_features_alone_needs_no_key(requested: FeatureView) -> None:
+    """V9: nothing is looked up, so there is nothing to look up by."""
+    assert requested.serving_keys == []
+    assert requested.get_feature_vector({}, GIVEN) == list(GIVEN.values())
+    assert requested.get_feature_vectors([{}, {}], [GIVEN, GIVEN]) == [list(GIVEN.values())] * 2
+    with pytest.raises(SchemaMismatch, match=r"\['whole', 'ratio', .* come with each request"):
+        requested.get_feature_vector({})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "becomes"),
+    [
+        ("whole", np.int64(7), 7), ("whole", 7.0, 7), ("ratio", 7, 7.0), ("ratio", np.float32(0.5), 0.5),
+        ("ratio", float("nan"), None), ("ratio", pd.NA, None), ("flag", np.bool_(True), True),
+        ("moment", datetime(2026, 1, 1), datetime(2026, 1, 1, tzinfo=UTC)), ("moment", pd.NaT, None),
+        ("moment", pd.Timestamp("2026-01-01 02:00+02:00"), datetime(2026, 1, 1, tzinfo=UTC)),
+        ("moment", date(2026, 1, 1), datetime(2026, 1, 1, tzinfo=UTC)), ("price", 3, Decimal("3.00")),
+        ("many", np.array([1.0, 2.0]), [1.0, 2.0]), ("many", (1, None), [1.0, None]), ("many", None, None),
+        ("word", None, None),
+    ],
+)  # fmt: skip
+def test_a_passed_value_becomes_what_training_has(
+    requested: FeatureView, name: str, value: Any, becomes: object
+) -> None:
+    """V10: spellings of one value give one vector."""
+    assert requested.get_feature_vector({}, GIVEN | {name: value}, return_type="dict")[name] == becomes
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("whole", 7.5), ("whole", 2**31), ("whole", "7"), ("whole", True), ("ratio", "0.5"), ("ratio", False),
+        ("ratio", Decimal(1)), ("ratio", 2**53 + 1), ("ratio", 10**400), ("flag", 1), ("flag", "yes"), ("word", 5),
+        ("word", b"a"), ("moment", "2026-01-01"), ("moment", 0),
+        ("moment", pd.Timestamp("2026-01-01 00:00:00.1234567")), ("day", datetime(2026, 1, 1)), ("day", "2026-01-01"),
+        ("price", 1.25), ("price", Decimal("1.255")),
+        ("price", Decimal("12345.00")), ("blob", "a"), ("many", 1.0), ("many", "ab"), ("many", ["a"]),
+        ("place", {"lat": 1.0}), ("place", [1.0, 2.0]), ("place", {"lat": "1", "lon": 2.0}),
+    ],
+)  # fmt: skip
+def test_a_passed_value_of_another_type_is_refused(requested: FeatureView, name: str, value: Any) -> None:
+    """V11: the message names the feature, its type and the value."""
+    with pytest.raises(SchemaMismatch, match=f"passed_features: '{name}' is .*, got .*"):
+        requested.get_feature_vector({}, GIVEN | {name: value})
