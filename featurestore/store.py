@@ -30,7 +30,7 @@ from featurestore.transformations import TransformationFunction
 
 _log = logging.getLogger(__name__)
 
-ROWS_TO_STREAM = 200_000
+ROWS_TO_STREAM = 100_000
 """Joined groups with fewer rows than this in all are joined by DuckDB: it is then as fast as streaming them."""
 
 
