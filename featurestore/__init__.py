@@ -9,6 +9,10 @@
 {'amount': 14.0}
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from featurestore.delta import Commit
 from featurestore.errors import (
     Conflict,
@@ -24,11 +28,13 @@ from featurestore.feature_group import FeatureGroup
 from featurestore.feature_view import FeatureView
 from featurestore.query import Query
 from featurestore.schema import Feature
-from featurestore.settings import Settings
 from featurestore.store import FeatureStore, connect
 from featurestore.times import Window
 from featurestore.training_dataset import TrainingDataset
 from featurestore.transformations import udf
+
+if TYPE_CHECKING:
+    from featurestore.settings import Settings
 
 connection = connect
 """The slides' spelling: `connection().get_feature_store()`."""
@@ -59,3 +65,12 @@ __all__ = [
     "login",
     "udf",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Its library takes a third of the time that all the rest takes to import, and most users never name it.
+    if name == "Settings":
+        from featurestore.settings import Settings
+
+        return Settings
+    raise AttributeError(f"module 'featurestore' has no attribute {name!r}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -24,9 +24,11 @@ from featurestore.point_in_time import Definition, Plan
 from featurestore.point_in_time import plan as plan_of
 from featurestore.query import GroupRef, Query
 from featurestore.schema import DataFrameType, Feature, check_name, check_version, to_frame
-from featurestore.settings import Settings
 from featurestore.times import TimeLike, parse_time, to_micros
 from featurestore.transformations import TransformationFunction
+
+if TYPE_CHECKING:
+    from featurestore.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -339,6 +341,8 @@ def connect(
         home: folder; default `FEATURESTORE_HOME`, else `./.triptych/store`.
         overrides: any other setting, such as `online_url="postgresql+psycopg://..."`.
     """
+    from featurestore.settings import Settings
+
     given = overrides if home is None else {"home": Path(home), **overrides}
     return FeatureStore(Settings(**given), clock)
 
