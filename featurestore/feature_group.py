@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from featurestore import catch_up, delta, maintenance, statistics, validation
+from featurestore import catch_up, data_files, delta, maintenance, statistics, validation
 from featurestore.delta import Commit
 from featurestore.engines import duckdb as engine
 from featurestore.errors import InvalidData, InvalidTime, NotFound, SchemaMismatch
@@ -257,23 +257,20 @@ class FeatureGroup:
         report = self._validated(rows, stretch) if (validation_options or {}).get("run_validation", True) else None
         self._ensure_table()
         definition, settings = self.definition, self._store.settings
-        if overwrite:
-            commit = delta.overwrite(
-                self.location, rows, order=definition.order, who=settings.who, window=stretch,
-                deduplicated=deduplicated, clock=self._store.clock,
-            )  # fmt: skip
-        else:
-            commit = delta.upsert(
-                self.location, rows, identity=definition.identity, order=definition.order, who=settings.who,
-                window=stretch, deduplicated=deduplicated, clock=self._store.clock,
-            )  # fmt: skip
+        write = delta.overwrite if overwrite else delta.upsert
+        written = write(
+            self.location, rows, identity=definition.identity, order=definition.order, who=settings.who,
+            window=stretch, deduplicated=deduplicated, clock=self._store.clock,
+        )  # fmt: skip
+        commit = written.commit
         if commit.rows_written and definition.statistics_config:
-            written = rows if not commit.rows_unchanged else self._written(commit)
-            self._store.catalog.note(self.id, commit.version, "statistics", statistics.summarise(written))
+            self._store.catalog.note(self.id, commit.version, "statistics", statistics.summarise(written.rows))
         if report is not None:
             self._store.catalog.note(self.id, commit.version, "validation", report)
         if self.online_enabled:
-            catch_up.after(commit, rows, online=self._store.online, table=self.online_table(), location=self.location)
+            catch_up.after(
+                commit, written.rows, online=self._store.online, table=self.online_table(), location=self.location
+            )
         return commit
 
     def _batch(self, frame: Any) -> tuple[pa.Table, int]:
@@ -285,8 +282,7 @@ class FeatureGroup:
             definition = definition.with_features(infer_features(as_arrow(frame)))
         rows = conform(frame, definition.features, required=definition.identity, what=what)
         self.definition = definition
-        unique = engine.keep_last(rows, definition.identity)
-        unique = unique.sort_by([(c, "ascending") for c in dict.fromkeys([definition.order, *definition.identity])])
+        unique = data_files.in_order(rows, definition.order, definition.identity)
         return unique, rows.num_rows - unique.num_rows
 
     def _validated(self, rows: pa.Table, window: Window | None) -> dict[str, Any] | None:
@@ -475,7 +471,7 @@ class FeatureGroup:
                 f"{self.ref}: changes since version {first} until version {last} go backwards. Swap the two."
             )
         found = delta.changes(self.location, first, last, identity=definition.identity, order=definition.order)
-        return to_frame(found, dataframe_type)
+        return to_frame(found.select([*definition.schema.names, delta.COMMITTED_AT, delta.CHANGE]), dataframe_type)
 
     def windows(self) -> list[Window]:
         """The committed windows, in order of time."""

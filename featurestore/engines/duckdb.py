@@ -69,10 +69,13 @@ def connection(memory_limit: str = "4GB", threads: int = 0) -> Iterator[DuckDBPy
         cursor.close()
 
 
-def scan(files: Sequence[str], *, evolved: bool = False, partitioned: bool = False) -> str:
-    """The table expression that reads Parquet files; `evolved`: older files may lack newer columns."""
+def scan(files: Sequence[str], *, evolved: bool = False, place: str | None = None) -> str:
+    """The table expression that reads Parquet files; `evolved`: older files may lack newer columns.
+
+    `place` names an extra column with the path of each row's file.
+    """
     options = "".join(
-        [", union_by_name = true" if evolved else "", ", hive_partitioning = true" if partitioned else ""]
+        [", union_by_name = true" if evolved else "", f", filename = {text(place)}" if place is not None else ""]
     )
     return f"read_parquet([{', '.join(text(f) for f in files)}]{options})"
 
@@ -131,38 +134,30 @@ def literal(value: Any) -> str:
 
 def compare(
     files: Sequence[str], rows: pa.Table, *, identity: Sequence[str], order: str, low: Any, high: Any
-) -> pa.ChunkedArray:
-    """For each row "new", "same" or "different" from the stored row of its identity; in the rows' order."""
+) -> pa.Table:
+    """For each row, in order, its `status` beside the stored row of its identity and the `place` (file) of that row.
+
+    The status is "new" (and the place null), "same" or "different".
+    """
     values = [c for c in rows.column_names if c not in identity]
     on = " AND ".join(f"s.{quote(c)} = b.{quote(c)}" for c in identity)
     differs = " OR ".join(f"s.{quote(c)} IS DISTINCT FROM b.{quote(c)}" for c in values) or "FALSE"
     columns = ", ".join(quote(c) for c in rows.column_names)
+    stored = f"SELECT {columns}, __file FROM {scan(files, evolved=True, place='__file')}"
     sql = (
-        f"WITH stored AS (SELECT {columns} FROM {scan(files, evolved=True)} WHERE {_within(order, low, high)}) "
-        f"SELECT CASE WHEN s.{quote(identity[0])} IS NULL THEN 'new' WHEN {differs} THEN 'different' "
-        "ELSE 'same' END AS status "
-        f"FROM batch b LEFT JOIN stored s ON {on} ORDER BY b.__row"
+        f"WITH stored AS ({stored} WHERE {_within(order, low, high)}) "
+        f"SELECT CASE WHEN s.__file IS NULL THEN 'new' WHEN {differs} THEN 'different' ELSE 'same' END AS status, "
+        f"s.__file AS place FROM batch b LEFT JOIN stored s ON {on} ORDER BY b.__row"
     )
-    return run(sql, {"batch": rows.append_column("__row", _numbers(rows))}).column("status")
+    return run(sql, {"batch": rows.append_column("__row", _numbers(rows))})
 
 
-def rows_without(
-    files: Sequence[str], gone: pa.Table, schema: pa.Schema, *, order: str, low: Any, high: Any
-) -> pa.Table:
-    """The stored rows of `low <= order <= high` but for those whose columns equal a row of `gone`."""
+def rows_without(rows: pa.Table, gone: pa.Table) -> pa.Table:
+    """The rows but for those whose columns equal a row of `gone`, in their order."""
     on = " AND ".join(f"s.{quote(c)} = g.{quote(c)}" for c in gone.column_names)
-    columns = ", ".join(quote(n) for n in schema.names)
-    stored = f"{scan(files, evolved=True)} s ANTI JOIN gone g ON {on}"
-    sql = f"SELECT {columns} FROM {stored} WHERE {_within(order, low, high)}"
-    return as_schema(run(sql, {"gone": gone}), schema)
-
-
-def rows_with(files: Sequence[str], keys: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The stored rows whose columns equal a row of `keys`."""
-    on = " AND ".join(f"s.{quote(c)} = k.{quote(c)}" for c in keys.column_names)
-    columns = ", ".join(quote(n) for n in schema.names)
-    sql = f"SELECT {columns} FROM {scan(files, evolved=True)} s SEMI JOIN keys k ON {on}"
-    return as_schema(run(sql, {"keys": keys}), schema)
+    numbered = rows.select(gone.column_names).append_column("__row", _numbers(rows))
+    kept = run(f"SELECT __row FROM s ANTI JOIN g ON {on} ORDER BY __row", {"s": numbered, "g": gone})
+    return rows if kept.num_rows == rows.num_rows else rows.take(kept.column("__row"))
 
 
 def difference(

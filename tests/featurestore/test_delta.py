@@ -68,7 +68,7 @@ def upsert(
 ) -> delta.Commit:
     return delta.upsert(
         location, rows(*triples), identity=("card", "t"), order="t", who="me", window=window, clock=clock
-    )
+    ).commit
 
 
 def files(location: str) -> set[str]:
@@ -210,7 +210,9 @@ def test_c3_a_loser_of_a_race_computes_again_from_the_newer_version(table, clock
             upsert(table, clock, (1, 0, 5.0))
         return clock()
 
-    commit = delta.upsert(table, rows((1, 0, 7.0)), identity=("card", "t"), order="t", who="me", clock=once_slower)
+    commit = delta.upsert(
+        table, rows((1, 0, 7.0)), identity=("card", "t"), order="t", who="me", clock=once_slower
+    ).commit
     assert (commit.version, commit.rows_inserted, commit.rows_updated) == (2, 0, 1)
     assert content(table) == [(1, 0.0, 7.0)]
 
