@@ -39,8 +39,25 @@ def _store(place: Path) -> FeatureStore:
     )  # fmt: skip
 
 
+def _applied(place: Path, folder: Path) -> FeatureStore:
+    """A new store that knows both groups; their source is the Parquet files."""
+    store = _store(place)
+    card = Entity(name="card", join_keys=["card"], value_type=ValueType.INT64)
+    views = []
+    for number in (1, 2):
+        # All Parquet files in the table's folder are live: its rows were only ever appended.
+        table = lake.location(lake.home(folder), f"group_{number}")
+        source = FileSource(path=f"{table}/*.parquet", timestamp_field="t")
+        schema = [Field(name=name, dtype=Float64) for name in data.names(number)]
+        views.append(
+            FeatureView(name=f"group_{number}", entities=[card], ttl=timedelta(0), schema=schema, source=source)
+        )
+    store.apply([card, *views])
+    return store
+
+
 def build(scale: Scale, folder: Path) -> dict[str, Any]:
-    """Register both groups and fill the online store; nothing when that is done. Their source is the Parquet files."""
+    """Register both groups and fill the online store; nothing when that is done."""
     place = _home(folder)
     if place.exists():
         return {"rows": 0}
@@ -48,19 +65,7 @@ def build(scale: Scale, folder: Path) -> dict[str, Any]:
         shutil.rmtree(old, ignore_errors=True)
     unfinished = folder / "feast"
     unfinished.mkdir()
-    store = _store(unfinished)
-    card = Entity(name="card", join_keys=["card"], value_type=ValueType.INT64)
-    views = []
-    for number in (1, 2):
-        # All Parquet files in the table's folder are live: its rows were only ever appended.
-        source = FileSource(
-            path=f"{lake.location(lake.home(folder), f'group_{number}')}/*.parquet", timestamp_field="t"
-        )
-        schema = [Field(name=name, dtype=Float64) for name in data.names(number)]
-        views.append(
-            FeatureView(name=f"group_{number}", entities=[card], ttl=timedelta(0), schema=schema, source=source)
-        )
-    store.apply([card, *views])
+    store = _applied(unfinished, folder)
     for number in (1, 2):
         store.write_to_online_store(f"group_{number}", data.newest_rows(number, keys=scale.keys).to_pandas())
     unfinished.rename(place)
@@ -78,12 +83,10 @@ def join(scale: Scale, folder: Path) -> dict[str, Any]:
 
 
 def online_write(scale: Scale, folder: Path) -> dict[str, Any]:
-    """write_to_online_store of a batch of keys into an empty database."""
+    """write_to_online_store of a batch of keys into an empty table."""
     rows = data.newest_rows(1, keys=scale.batch).to_pandas()
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        shutil.copyfile(_home(folder) / "registry.db", Path(place) / "registry.db")
-        store = _store(Path(place))
-        store.write_to_online_store("group_1", rows.head(1))  # which makes the table
+        store = _applied(Path(place), folder)
         seconds, _ = timed(lambda: store.write_to_online_store("group_1", rows))
     return {"seconds": seconds, "rows": len(rows)}
 
