@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from featurestore.errors import Conflict, FeatureStoreError, NotFound
 from featurestore.pins import Registered
 
 SCHEMA_VERSION = 1
+_ATTEMPTS = 10
 Kind = Literal["feature group", "feature view"]
 
 _metadata = sa.MetaData()
@@ -122,6 +123,7 @@ class Catalog:
         """Forget a definition with its training datasets and notes."""
         with self._transaction() as connection:
             connection.execute(sa.delete(_training).where(_training.c.view_id == identifier))
+            connection.execute(sa.delete(_settings).where(_settings.c.name == _deleted(identifier)))
             connection.execute(sa.delete(_notes).where(_notes.c.group_id == identifier))
             connection.execute(sa.delete(_things).where(_things.c.id == identifier))
 
@@ -158,17 +160,41 @@ class Catalog:
         with self._transaction() as connection:
             return [(r.id, r.name, r.version, r.definition) for r in connection.execute(wanted)]
 
-    def add_training_dataset(self, view_id: str, manifest: dict[str, Any]) -> int:
-        """Register a training dataset under the view's next version; return the version."""
+    def add_training_dataset(
+        self, view_id: str, manifest: dict[str, Any], *, place: Callable[[int], Sequence[str]] | None = None
+    ) -> int:
+        """Register a training dataset under the view's next version, which no other ever had; return the version.
+
+        Args:
+            place: called with the version, while nobody else can take it, to move the dataset's files into place; what
+                it returns becomes `manifest["files"]`. When it fails, nothing is registered.
+        Raises:
+            Conflict: other processes registered theirs first many times in a row.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                with self._transaction() as connection:
+                    newest = sa.select(sa.func.max(_training.c.version)).where(_training.c.view_id == view_id)
+                    deleted = sa.select(_settings.c.value).where(_settings.c.name == _deleted(view_id))
+                    version = 1 + max(connection.scalar(newest) or 0, connection.scalar(deleted) or 0)
+                    row = {"view_id": view_id, "version": version, "manifest": manifest, "created_at": _now()}
+                    connection.execute(sa.insert(_training).values(row))
+                    if place is not None:
+                        self._set_manifest(connection, view_id, version, manifest | {"files": [*place(version)]})
+                return version
+            except Conflict:
+                continue
+        raise Conflict(f"Other processes registered training datasets first {_ATTEMPTS} times. Try again.")
+
+    def update_training_dataset(self, view_id: str, version: int, manifest: dict[str, Any]) -> None:
+        """Replace a training dataset's manifest."""
         with self._transaction() as connection:
-            newest = connection.scalar(
-                sa.select(sa.func.max(_training.c.version)).where(_training.c.view_id == view_id)
-            )
-            version = (newest or 0) + 1
-            connection.execute(
-                sa.insert(_training).values(view_id=view_id, version=version, manifest=manifest, created_at=_now())
-            )
-        return version
+            self._set_manifest(connection, view_id, version, manifest)
+
+    @staticmethod
+    def _set_manifest(connection: sa.Connection, view_id: str, version: int, manifest: dict[str, Any]) -> None:
+        this = (_training.c.view_id == view_id) & (_training.c.version == version)
+        connection.execute(sa.update(_training).where(this).values(manifest=manifest))
 
     def training_datasets(self, view_id: str) -> dict[int, dict[str, Any]]:
         """Manifests of a view's training datasets by version."""
@@ -201,11 +227,16 @@ class Catalog:
         return [Registered(*row) for row in connection.execute(wanted)]
 
     def remove_training_dataset(self, view_id: str, version: int) -> None:
-        """Forget a training dataset."""
+        """Forget a training dataset and its notes. Its version is not given again: models may name it."""
+        name = _deleted(view_id)
         with self._transaction() as connection:
             connection.execute(
                 sa.delete(_training).where(_training.c.view_id == view_id, _training.c.version == version)
             )
+            connection.execute(sa.delete(_notes).where(_notes.c.group_id == view_id, _notes.c.delta_version == version))
+            last = connection.scalar(sa.select(_settings.c.value).where(_settings.c.name == name)) or 0
+            connection.execute(sa.delete(_settings).where(_settings.c.name == name))
+            connection.execute(sa.insert(_settings).values(name=name, value=max(last, version)))
 
     def note(self, group_id: str, delta_version: int, kind: str, content: Any) -> None:
         """Keep what belongs to a commit (its statistics, its validation report); the last one wins."""
@@ -236,6 +267,11 @@ class Catalog:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+
+def _deleted(view_id: str) -> str:
+    """Where the newest deleted training dataset of a view is remembered."""
+    return f"deleted:{view_id}"
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -15,18 +15,10 @@ from featurestore.query import Filter, GroupRef, Query, query_from_json
 from featurestore.schema import DataFrameType, Feature, to_frame
 from featurestore.serving import ReturnType, Serving
 from featurestore.times import TimeLike
-from featurestore.training_data import (
-    ALL,
-    THREE,
-    TWO,
-    FrameOptions,
-    RowOptions,
-    SplitOptions,
-    TrainingData,
-    Wanted,
-    wanted_split,
-)
+from featurestore.training_data import ALL, THREE, TWO, TrainingData
 from featurestore.training_dataset import Job, TrainingDataset
+from featurestore.training_files import DataFormat, check_format
+from featurestore.training_options import FrameOptions, RowOptions, SplitOptions, Wanted, wanted_split
 from featurestore.transformations import TransformationPlan, parse
 
 if TYPE_CHECKING:
@@ -148,26 +140,31 @@ class FeatureView:
 
     def create_training_data(
         self, *, start_time: TimeLike | None = None, end_time: TimeLike | None = None, description: str = "",
-        extra_filter: Filter | None = None, as_known: bool = False, max_age: timedelta | None = None,
+        data_format: DataFormat = "parquet", extra_filter: Filter | None = None, as_known: bool = False,
+        max_age: timedelta | None = None,
     ) -> tuple[int, Job]:  # fmt: skip
-        """Keep all labelled rows (of `[start_time, end_time)`) as one new training dataset; return its version.
+        """Write all labelled rows (of `[start_time, end_time)`) as one new training dataset; return its version.
 
         Args:
+            data_format: of the files: "parquet", "csv", "arrow" or "feather". What is read back is the same; csv alone
+                has no types, the manifest does.
             extra_filter: only rows that meet it.
             as_known: of each feature row only what had been committed by the spine's time.
             max_age: feature rows older than this at the spine's time count as missing, as beyond a group's ttl.
         Raises:
             InvalidData: there are no rows, or a row has no label.
         """
-        return self._kept(Wanted(None, start_time, end_time, description, extra_filter, max_age, as_known))
+        wanted = Wanted(None, start_time, end_time, description, extra_filter, max_age, as_known)
+        return self._kept(wanted, data_format)
 
     def create_train_test_split(
         self, test_size: float | None = None, *, train_start: TimeLike | None = None,
         train_end: TimeLike | None = None, test_start: TimeLike | None = None, test_end: TimeLike | None = None,
-        description: str = "", extra_filter: Filter | None = None, seed: int = 42, as_known: bool = False,
-        embargo: timedelta | None = None, entity: str | Sequence[str] | None = None, max_age: timedelta | None = None,
+        description: str = "", data_format: DataFormat = "parquet", extra_filter: Filter | None = None, seed: int = 42,
+        as_known: bool = False, embargo: timedelta | None = None, entity: str | Sequence[str] | None = None,
+        max_age: timedelta | None = None,
     ) -> tuple[int, Job]:  # fmt: skip
-        """Keep a training and a test set, at random by `test_size` or by time; return the version.
+        """Write a training and a test set, at random by `test_size` or by time; return the version.
 
         Args:
             test_size: share of the rows in the test set; leave it out and give times instead.
@@ -182,28 +179,33 @@ class FeatureView:
             description=description, extra_filter=extra_filter, seed=seed, as_known=as_known, embargo=embargo,
             entity=entity, max_age=max_age,
         )  # fmt: skip
-        return self._kept(wanted)
+        return self._kept(wanted, data_format)
 
     def create_train_validation_test_split(
         self, validation_size: float | None = None, test_size: float | None = None, *,
         train_start: TimeLike | None = None, train_end: TimeLike | None = None,
         validation_start: TimeLike | None = None, validation_end: TimeLike | None = None,
         test_start: TimeLike | None = None, test_end: TimeLike | None = None, description: str = "",
-        extra_filter: Filter | None = None, seed: int = 42, as_known: bool = False, embargo: timedelta | None = None,
-        entity: str | Sequence[str] | None = None, max_age: timedelta | None = None,
+        data_format: DataFormat = "parquet", extra_filter: Filter | None = None, seed: int = 42,
+        as_known: bool = False, embargo: timedelta | None = None, entity: str | Sequence[str] | None = None,
+        max_age: timedelta | None = None,
     ) -> tuple[int, Job]:  # fmt: skip
-        """Keep a training, a validation and a test set; options and errors as in `create_train_test_split`."""
+        """Write a training, a validation and a test set; options and errors as in `create_train_test_split`."""
         wanted = wanted_split(
             test_size, validation_size, validation=True, train_start=train_start, train_end=train_end,
             validation_start=validation_start, validation_end=validation_end, test_start=test_start,
             test_end=test_end, description=description, extra_filter=extra_filter, seed=seed, as_known=as_known,
             embargo=embargo, entity=entity, max_age=max_age,
         )  # fmt: skip
-        return self._kept(wanted)
+        return self._kept(wanted, data_format)
 
-    def _kept(self, wanted: Wanted) -> tuple[int, Job]:
-        version = self._training.create(wanted)[0].version
-        return version, Job(f"{self.name}_{self.version}_training_dataset_{version}")
+    def _kept(self, wanted: Wanted, data_format: DataFormat) -> tuple[int, Job]:
+        check_format(data_format)
+        version = self._training.create(wanted, data_format)[0].version
+        return version, self._job(version)
+
+    def _job(self, version: int) -> Job:
+        return Job(f"{self.name}_{self.version}_training_dataset_{version}")
 
     def training_data(
         self, *, start_time: TimeLike | None = None, end_time: TimeLike | None = None,
@@ -257,7 +259,7 @@ class FeatureView:
 
     def training_datasets(self) -> list[TrainingDataset]:
         """All training datasets of this view, oldest first."""
-        return self._training.list()
+        return self._training.all()
 
     def training_dataset(self, version: int) -> TrainingDataset:
         """One training dataset: its pins, hash, split and rows.
@@ -268,18 +270,34 @@ class FeatureView:
         return self._training.get(version)
 
     def verify_training_dataset(self, version: int) -> TrainingDataset:
-        """Build the training dataset again from its pins and compare the bytes.
+        """Build a training dataset again from its pins, read its files, and compare the bytes of both.
 
         Raises:
-            NotReproducible: a pinned version cannot be read any more, or gives other bytes.
+            NotReproducible: says which split differs, and whether its pins, its files or a library is to blame.
         """
-        dataset = self._training.get(version)
-        self._training.parts(dataset)
-        return dataset
+        return self._training.verify(version)
+
+    def recreate_training_dataset(self, version: int, *, data_format: DataFormat | None = None) -> Job:
+        """Write the files of a training dataset again from its pins, also when it had none.
+
+        Raises:
+            NotReproducible: the pins do not give the recorded bytes any more.
+        """
+        self._training.recreate(version, data_format)
+        return self._job(version)
+
+    def purge_training_data(self, version: int) -> None:
+        """Remove the files of a training dataset. It stays registered and pinned, and is built again when read."""
+        self._training.purge(version)
 
     def delete_training_dataset(self, version: int) -> None:
-        """Forget a training dataset and release its pins."""
+        """Forget a training dataset: its files go and its pins are released. Its version is not given again."""
         self._training.delete(version)
+
+    def delete_all_training_datasets(self) -> None:
+        """Forget all training datasets of this view, with their files and pins."""
+        for dataset in self.training_datasets():
+            self._training.delete(dataset.version)
 
     # Batch scoring
 
@@ -307,10 +325,9 @@ class FeatureView:
             rows = transform_rows(rows, self._training.fitted(self._batch_version))
         helpers = self.inference_helper_columns if inference_helper_columns else []
         features = [n for n in values(rows).column_names if n not in helpers]
-        picked = chosen(
-            rows, features, plan.spine, primary_keys=primary_keys, event_time=event_time, helpers=helpers
-        )  # fmt: skip
-        return to_frame(picked, dataframe_type, nullable=True)
+        time = [plan.spine.event_time] if event_time and plan.spine.event_time else []
+        keys = [*(plan.spine.primary_key if primary_keys else ()), *time]
+        return to_frame(chosen(rows, features, keys=keys, helpers=helpers), dataframe_type, nullable=True)
 
     # Online serving
 
@@ -373,5 +390,6 @@ class FeatureView:
         return self._serving
 
     def delete(self) -> None:
-        """Remove the view and its training datasets."""
+        """Remove the view and its training datasets, with their files and pins."""
         self._store.catalog.remove(self.id)
+        self._training.delete_files()

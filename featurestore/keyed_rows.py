@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from featurestore.point_in_time import Definition, Output, Plan
+from featurestore.point_in_time import Output, Plan
 from featurestore.transformations import FittedTransformations
 
 KEY = "__key."
@@ -36,14 +36,9 @@ def transform_rows(rows: pa.Table, fitted: FittedTransformations) -> pa.Table:
 
 
 def chosen(
-    rows: pa.Table, features: Sequence[str], spine: Definition, *, primary_keys: bool, event_time: bool,
-    helpers: Sequence[str] = (),
-) -> pa.Table:  # fmt: skip
-    """The features, after what was asked for of keys, time and helper columns and is no feature itself."""
-    keys = [
-        *(spine.primary_key if primary_keys else ()),
-        *([spine.event_time] if event_time and spine.event_time else ()),
-    ]
+    rows: pa.Table, features: Sequence[str], *, keys: Sequence[str] = (), helpers: Sequence[str] = ()
+) -> pa.Table:
+    """The features, after those of the spine's keys and of the helper columns that are no features themselves."""
     keys = [k for k in keys if k not in features]
     helpers = [h for h in helpers if h not in keys]
     names = [*keys, *helpers, *features]

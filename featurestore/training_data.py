@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from importlib.metadata import version as installed_version
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from featurestore import splits
-from featurestore.errors import InvalidData, NotFound, NotReproducible, SchemaMismatch
+from featurestore import splits, training_files
+from featurestore.errors import FeatureStoreError, InvalidData, NotFound, NotReproducible, SchemaMismatch
 from featurestore.keyed_rows import KEY, chosen, transform_rows, values, with_keys
 from featurestore.point_in_time import Output, Plan
-from featurestore.query import Filter, GroupRef, both, filter_from_json
-from featurestore.schema import DataFrameType, to_frame
-from featurestore.splits import RandomSplit, Split, TimeSplit, split_from_json
-from featurestore.times import TimeLike, parse_time
+from featurestore.query import GroupRef, both, filter_from_json
+from featurestore.schema import DataFrameType, parse_dtype, spell_dtype, to_frame
+from featurestore.splits import split_from_json
+from featurestore.times import parse_time
 from featurestore.training_dataset import TrainingDataset, combined_hash, content_hash
+from featurestore.training_files import DataFormat
+from featurestore.training_options import Wanted
 from featurestore.transformations import FittedTransformations
 
 if TYPE_CHECKING:
     from featurestore.feature_view import FeatureView
     from featurestore.store import FeatureStore
+
+_log = logging.getLogger(__name__)
 
 ALL = ("all",)
 TWO = (splits.TRAIN, splits.TEST)
@@ -32,110 +39,8 @@ _GETTERS = {ALL: "get_training_data", TWO: "get_train_test_split", THREE: "get_t
 _LIBRARIES = ("deltalake", "duckdb", "numpy", "pyarrow")
 
 
-class RowOptions(TypedDict, total=False):
-    """Which rows a training dataset holds, whatever its splits; explained at `FeatureView.create_training_data`."""
-
-    description: str
-    extra_filter: Filter | None
-    as_known: bool
-    max_age: timedelta | None
-
-
-class SplitTimes(TypedDict, total=False):
-    """Half-open windows of a split by time."""
-
-    train_start: TimeLike | None
-    train_end: TimeLike | None
-    validation_start: TimeLike | None
-    validation_end: TimeLike | None
-    test_start: TimeLike | None
-    test_end: TimeLike | None
-
-
-class SplitOptions(RowOptions, SplitTimes, total=False):
-    """How its rows are divided; explained at `FeatureView.create_train_test_split`."""
-
-    seed: int
-    embargo: timedelta | None
-    entity: str | Sequence[str] | None
-
-
-class FrameOptions(TypedDict, total=False):
-    """What frames of a training dataset look like; explained at `FeatureView.get_training_data`."""
-
-    dataframe_type: DataFrameType
-    primary_keys: bool
-    event_time: bool
-    training_helper_columns: bool
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a training dataset is to hold.
-
-    Args:
-        split: how rows are divided; None for all rows in one.
-        start, end: only spine rows of `[start, end)`.
-        extra_filter: only rows that meet it.
-        max_age: feature rows older than this at the spine's time count as missing.
-        as_known: of each feature row only what had been committed by the spine's time.
-    """
-
-    split: Split | None = None
-    start: TimeLike | None = None
-    end: TimeLike | None = None
-    description: str = ""
-    extra_filter: Filter | None = None
-    max_age: timedelta | None = None
-    as_known: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_age is not None and (not isinstance(self.max_age, timedelta) or self.max_age < timedelta(0)):
-            raise InvalidData(f"max_age is {self.max_age!r}: expected a timedelta, such as timedelta(days=7).")
-        if self.as_known:
-            raise InvalidData("as_known=True cannot be made yet. Leave it out.")
-
-    def to_json(self) -> dict[str, Any]:
-        """The part of a manifest that says which rows these are."""
-        return {
-            "split": self.split and self.split.to_json(), "seed": getattr(self.split, "seed", None),
-            "start": None if self.start is None else parse_time(self.start).isoformat(),
-            "end": None if self.end is None else parse_time(self.end).isoformat(),
-            "description": self.description,
-            "extra_filter": None if self.extra_filter is None else self.extra_filter.to_json(),
-            "max_age_microseconds": None if self.max_age is None else self.max_age // timedelta(microseconds=1),
-            "as_known": self.as_known,
-        }  # fmt: skip
-
-
-def wanted_split(
-    test_size: float | None, validation_size: float | None = None, *, validation: bool = False, seed: int = 42,
-    embargo: timedelta | None = None, entity: str | Sequence[str] | None = None, description: str = "",
-    extra_filter: Filter | None = None, as_known: bool = False, max_age: timedelta | None = None,
-    **times: Unpack[SplitTimes],
-) -> Wanted:  # fmt: skip
-    """A split at random when sizes are given, else by time.
-
-    Raises:
-        InvalidData, InvalidTime: sizes or windows that cannot be, or some of both.
-    """
-    given = {name: time for name, time in times.items() if time is not None}
-    if validation and (test_size is None) != (validation_size is None):
-        raise InvalidData("Give both validation_size and test_size, or neither of them and times.")
-    split: Split
-    if test_size is None:
-        if not validation and (third := [name for name in given if name.startswith("validation")]):
-            raise InvalidData(f"{third} belong to a split in three: use (create_)train_validation_test_split.")
-        split = TimeSplit(**times, embargo=embargo, entity=entity, validation=validation)
-    elif given or embargo is not None:
-        also = [*given, *(["embargo"] if embargo is not None else [])]
-        raise InvalidData(
-            f"A split by size is at random, so {also} cannot hold as well. Leave the sizes out to split by time, or "
-            "narrow the rows with extra_filter."
-        )
-    else:
-        split = RandomSplit(test_size, validation_size, seed, entity)
-    return Wanted(split, None, None, description, extra_filter, max_age, as_known)
+Made = tuple[TrainingDataset, dict[str, pa.Table]]
+"""A new training dataset, and the transformed rows of each split with their keys."""
 
 
 class TrainingData:
@@ -147,7 +52,7 @@ class TrainingData:
 
     # What there is
 
-    def list(self) -> list[TrainingDataset]:
+    def all(self) -> list[TrainingDataset]:
         """All training datasets, oldest first."""
         found = self._store.catalog.training_datasets(self._view.id)
         return [TrainingDataset(self._view.name, self._view.version, v, m) for v, m in found.items()]
@@ -158,7 +63,7 @@ class TrainingData:
         Raises:
             NotFound: there is no such version.
         """
-        view, found = self._view, {d.version: d for d in self.list()}
+        view, found = self._view, {d.version: d for d in self.all()}
         if version not in found:
             raise NotFound(
                 f"{view.name} version {view.version} has no training dataset {version} "
@@ -184,54 +89,73 @@ class TrainingData:
         """The transformations as a training dataset's training rows fitted them."""
         return self.get(version).fitted
 
-    def delete(self, version: int) -> None:
-        """Forget a training dataset and release its pins."""
-        self.get(version)
-        self._store.catalog.remove_training_dataset(self._view.id, version)
-
     # Making one
 
-    def create(self, wanted: Wanted) -> tuple[TrainingDataset, dict[str, pa.Table]]:
-        """Pin the present rows as a new training dataset; return it with the transformed rows of each split.
+    def create(self, wanted: Wanted, data_format: DataFormat | None = None) -> Made:
+        """Pin the present rows as a new training dataset, and write its files if it has a format.
 
         Raises:
             InvalidData, InvalidTime: there are no rows, a split is empty, or a row has no label.
         """
-        versions = self._view.versions()
+        view, store = self._view, self._store
+        plan, versions = view.plan(labels=True), view.versions()
         recipe: dict[str, Any] = {
             "groups": {
                 str(ref): {
                     "name": ref.name, "version": ref.version, "delta_version": pinned,
-                    "table_id": self._store.table_id(ref),
+                    "table_id": store.table_id(ref), "ttl_microseconds": _micros(ttls[ref]),
                 }
+                for ttls in [{s.definition.ref: s.definition.ttl for s in plan.sources}]
                 for ref, pinned in versions.items()
             },
-            "query": self._view.query.to_json(), "labels": self._view.labels,
-            "training_helper_columns": self._view.training_helper_columns, **wanted.to_json(),
+            "query": view.query.to_json(), "labels": view.labels, **wanted.to_json(),
+            "training_helper_columns": view.training_helper_columns,
+            "primary_key": list(plan.spine.primary_key), "event_time": plan.spine.event_time,
+            "created_by": store.settings.who, "created_at": store.clock().isoformat(),
         }  # fmt: skip
         raw = self._raw_parts(recipe)
-        fitted = self._view.transformations.fit(values(next(iter(raw.values()))))
+        fitted = view.transformations.fit(values(next(iter(raw.values()))))
         parts = {name: transform_rows(part, fitted) for name, part in raw.items()}
-        self._check_labels(parts, fitted)
+        labels = [o for name in view.labels for o in fitted.outputs_of(name)]
+        self._check_labels(parts, labels)
         hashes = {name: content_hash(part) for name, part in parts.items()}
+        columns = [[f.name, spell_dtype(f.type)] for f in next(iter(parts.values())).schema]
         manifest = recipe | {
-            "created_by": self._store.settings.who, "created_at": self._store.clock().isoformat(),
-            "transformations": fitted.to_json(),
+            "transformations": fitted.to_json(), "label_columns": labels, "columns": columns,
             "libraries": {name: installed_version(name) for name in _LIBRARIES},
             "splits": {name: {"rows": part.num_rows, "content_hash": hashes[name]} for name, part in parts.items()},
-            "content_hash": combined_hash(hashes),
+            "content_hash": combined_hash(hashes), "data_format": data_format, "files": [],
         }  # fmt: skip
-        version = self._store.catalog.add_training_dataset(self._view.id, manifest)
-        return TrainingDataset(self._view.name, self._view.version, version, manifest), parts
+        if data_format is None:
+            version = store.catalog.add_training_dataset(view.id, manifest)
+        else:
+            with self._writing(parts, data_format) as place:
+                version = store.catalog.add_training_dataset(view.id, manifest, place=place)
+        return self.get(version), parts
 
-    def _check_labels(self, parts: Mapping[str, pa.Table], fitted: FittedTransformations) -> None:
+    @contextmanager
+    def _writing(self, parts: Mapping[str, pa.Table], data_format: DataFormat) -> Iterator[Callable[[int], list[str]]]:
+        """Write the splits' files; what is yielded moves them to a version's place and returns their names."""
+        with training_files.writing(self._folder, [d.version for d in self.all()]) as unfinished:
+            for name, part in parts.items():
+                training_files.write(part, unfinished / f"{name}.{data_format}", data_format)
+
+            def place(version: int) -> list[str]:
+                training_files.publish(unfinished, version)
+                folder = (self._folder / str(version)).relative_to(self._store.settings.home)
+                return [f"{folder.as_posix()}/{name}.{data_format}" for name in parts]
+
+            yield place
+
+    @property
+    def _folder(self) -> Path:
+        return self._store.settings.home / training_files.FOLDER / f"{self._view.name}_{self._view.version}"
+
+    def _check_labels(self, parts: Mapping[str, pa.Table], labels: Sequence[str]) -> None:
         """Refuse rows without any label: no model can learn from them. Of several labels some may be missing."""
-        labels = [o for name in self._view.labels for o in fitted.outputs_of(name)]
-        if not labels:
-            return
         missing = {
             name: sum(all(v is None for v in row) for row in zip(*(part[n].to_pylist() for n in labels), strict=True))
-            for name, part in parts.items() if any(part[n].null_count for n in labels)
+            for name, part in parts.items() if labels and all(part[n].null_count for n in labels)
         }  # fmt: skip
         if any(missing.values()):
             raise InvalidData(
@@ -241,7 +165,17 @@ class TrainingData:
             )
 
     def _raw_parts(self, recipe: Mapping[str, Any]) -> dict[str, pa.Table]:
-        """The untransformed rows of each split, from the pinned versions."""
+        """The untransformed rows of each split, from the pinned versions.
+
+        Raises:
+            NotReproducible: a pinned version or its table is gone.
+        """
+        for ref, pin in recipe["groups"].items():
+            if (found := self._store.table_id(GroupRef(pin["name"], pin["version"]))) != pin["table_id"]:
+                raise NotReproducible(
+                    f"{ref} is not the group it was: its table is {found}, pinned was {pin['table_id']}. "
+                    "It was deleted and made again, and the pinned rows went with it."
+                )
         pins = {GroupRef(p["name"], p["version"]): p["delta_version"] for p in recipe["groups"].values()}
         split = split_from_json(recipe["split"]) if recipe["split"] else None
         plan = self._plan_of(recipe)
@@ -266,11 +200,20 @@ class TrainingData:
         return {name: kept.take(pa.array(where)) for name, where in positions.items()}
 
     def _plan_of(self, recipe: Mapping[str, Any]) -> Plan:
-        """The view's plan, narrowed as the recipe says."""
+        """The view's plan, with the ttl the groups had, narrowed as the recipe says."""
         plan = self._view.plan(labels=True, helpers="training")
         plan = replace(plan, result_filter=both(plan.result_filter, filter_from_json(recipe["extra_filter"])))
-        if (micros := recipe.get("max_age_microseconds")) is not None:
-            plan = plan.not_older(timedelta(microseconds=micros), except_for=self._view.labels)
+        pinned = [recipe["groups"][str(s.definition.ref)] for s in plan.sources]
+        sources = [
+            replace(s, definition=replace(s.definition, ttl=_length(pin["ttl_microseconds"])))
+            if "ttl_microseconds" in pin else s  # made before manifests pinned it
+            for s, pin in zip(plan.sources, pinned, strict=True)
+        ]  # fmt: skip
+        plan = replace(plan, sources=tuple(sources))
+        if plan.spine.event_time is None:
+            plan = replace(plan, now=parse_time(recipe["created_at"]))
+        if (age := _length(recipe.get("max_age_microseconds"))) is not None:
+            plan = plan.not_older(age, except_for=self._view.labels)
         return plan
 
     # Reading it back
@@ -278,20 +221,105 @@ class TrainingData:
     def parts(self, dataset: TrainingDataset) -> dict[str, pa.Table]:
         """The transformed rows of each split, with their keys, the same bytes as when they were made.
 
+        They come from the files; where one is missing or damaged, from the pins.
+
         Raises:
-            NotReproducible: a pinned version cannot be read any more, or gives other bytes.
+            NotReproducible: neither gives the recorded bytes, or data of it were erased.
         """
-        fitted = dataset.fitted
-        parts = {name: transform_rows(raw, fitted) for name, raw in self._raw_parts(dataset.manifest).items()}
-        for name, part in parts.items():
-            recorded = dataset.manifest["splits"][name]["content_hash"]
-            if (found := content_hash(part)) != recorded:
-                raise NotReproducible(
-                    f"Training dataset {dataset.version} of {self._view.name}: the {name} split has the hash "
-                    f"{found[:12]}, recorded was {recorded[:12]}. The pinned data or a library changed "
-                    f"({dataset.manifest['libraries']} made it)."
-                )
+        _check_not_erased(dataset)
+        if dataset.manifest.get("files"):
+            try:
+                return {name: self._file(dataset, name) for name in dataset.rows}
+            except NotReproducible as error:
+                _log.warning("%s Rebuilt from its pins; recreate_training_dataset() writes the files anew.", error)
+        parts = self._rebuilt(dataset)
+        if wrong := [w for n, part in parts.items() if (w := _differs(dataset, n, part, "rebuilt from its pins"))]:
+            raise NotReproducible(f"{dataset}: {' '.join(wrong)} {_changed_libraries(dataset)}")
         return parts
+
+    def _rebuilt(self, dataset: TrainingDataset) -> dict[str, pa.Table]:
+        fitted = dataset.fitted
+        return {name: transform_rows(raw, fitted) for name, raw in self._raw_parts(dataset.manifest).items()}
+
+    def _file(self, dataset: TrainingDataset, split: str) -> pa.Table:
+        """One split from its file.
+
+        Raises:
+            NotReproducible: it is missing, damaged, or holds something else.
+        """
+        manifest = dataset.manifest
+        name = manifest["files"][list(manifest["splits"]).index(split)]
+        schema = pa.schema([(column, parse_dtype(dtype, column)) for column, dtype in manifest["columns"]])
+        try:
+            part = training_files.read(self._store.settings.home / name, manifest["data_format"], schema)
+        except (OSError, ValueError, KeyError) as error:  # Arrow's own errors are ValueErrors
+            raise NotReproducible(f"{dataset}: the file {name} is missing or damaged: {error}") from error
+        if wrong := _differs(dataset, split, part, f"in the file {name}"):
+            raise NotReproducible(f"{dataset}: {wrong}")
+        return part
+
+    def verify(self, version: int) -> TrainingDataset:
+        """Build a training dataset again from its pins, read its files, and compare both with what was recorded.
+
+        Raises:
+            NotReproducible: the message says which split differs, and whether pin, file or library is to blame.
+        """
+        dataset = self.get(version)
+        _check_not_erased(dataset)
+        pins, files = [], []
+        try:
+            for name, part in self._rebuilt(dataset).items():
+                if wrong := _differs(dataset, name, part, "rebuilt from its pins"):
+                    pins.append(wrong)
+        except FeatureStoreError as error:
+            pins.append(f"its pins cannot be read: {error}")
+        for split in dataset.rows if dataset.manifest.get("files") else ():
+            try:
+                self._file(dataset, split)
+            except NotReproducible as error:
+                files.append(str(error).removeprefix(f"{dataset}: "))
+        if pins or files:
+            remedy = f"recreate_training_dataset({version}) writes the files again." if not pins else ""
+            raise NotReproducible(
+                " ".join(w for w in (f"{dataset}:", *pins, *files, _changed_libraries(dataset), remedy) if w)
+            )
+        return dataset
+
+    # Its files
+
+    def recreate(self, version: int, data_format: DataFormat | None = None) -> None:
+        """Write the files of a training dataset again from its pins.
+
+        Raises:
+            NotReproducible: the pins do not give the recorded bytes any more; its files stay as they are.
+        """
+        dataset = self.get(version)
+        _check_not_erased(dataset)
+        manifest = dict(dataset.manifest)
+        parts = self.parts(TrainingDataset(dataset.view, dataset.view_version, version, manifest | {"files": []}))
+        chosen_format = data_format or manifest.get("data_format") or "parquet"
+        columns = [[f.name, spell_dtype(f.type)] for f in next(iter(parts.values())).schema]
+        with self._writing(parts, chosen_format) as place:
+            manifest |= {"columns": columns, "data_format": chosen_format, "files": place(version)}
+            self._store.catalog.update_training_dataset(self._view.id, version, manifest)
+
+    def purge(self, version: int) -> None:
+        """Remove the files of a training dataset; it stays registered and pinned."""
+        dataset = self.get(version)
+        training_files.remove(self._folder / str(version))
+        self._store.catalog.update_training_dataset(self._view.id, version, {**dataset.manifest, "files": []})
+
+    def delete(self, version: int) -> None:
+        """Forget a training dataset, release its pins and remove its files."""
+        self.get(version)
+        self._store.catalog.remove_training_dataset(self._view.id, version)
+        training_files.remove(self._folder / str(version))
+
+    def delete_files(self) -> None:
+        """Remove what is left of a view that was deleted."""
+        training_files.remove(self._folder)
+
+    # Frames
 
     def frames(
         self, dataset: TrainingDataset, parts: Mapping[str, pa.Table] | None, *, splits: tuple[str, ...],
@@ -310,20 +338,52 @@ class TrainingData:
                 f"{list(splits)}. Use {_GETTERS[made]}({dataset.version})."
             )
         parts = self.parts(dataset) if parts is None else parts
-        labels = [o for name in self._view.labels for o in dataset.fitted.outputs_of(name)]
-        helpers = list(dataset.manifest.get("training_helper_columns", []))
-        spine = self._view.plan(labels=True).spine
+        manifest = dataset.manifest
+        labels, helpers = dataset.label_columns, manifest.get("training_helper_columns", [])
+        if "primary_key" not in manifest:  # made before manifests knew
+            spine = self._view.plan(labels=True).spine
+            manifest = {**manifest, "primary_key": list(spine.primary_key), "event_time": spine.event_time}
+        time = [manifest["event_time"]] if event_time and manifest["event_time"] else []
+        keys = [*(manifest["primary_key"] if primary_keys else ()), *time]
         xs, ys = [], []
         for name in splits:
             part = parts[name]
             features = [n for n in values(part).column_names if n not in labels and n not in helpers]
-            x = chosen(
-                part, features, spine, primary_keys=primary_keys, event_time=event_time,
-                helpers=helpers if training_helper_columns else (),
-            )  # fmt: skip
+            x = chosen(part, features, keys=keys, helpers=helpers if training_helper_columns else ())
             xs.append(to_frame(x, dataframe_type, nullable=True))
             ys.append(to_frame(part.select(labels), dataframe_type, nullable=True) if labels else None)
         return (*xs, *ys)
+
+
+def _differs(dataset: TrainingDataset, split: str, part: pa.Table, where: str) -> str | None:
+    recorded = dataset.manifest["splits"][split]["content_hash"]
+    found = content_hash(part)
+    if found == recorded:
+        return None
+    rows = "" if part.num_rows == dataset.rows[split] else f" ({part.num_rows} rows instead of {dataset.rows[split]})"
+    return f"the {split} split {where} has the hash {found[:12]}, recorded was {recorded[:12]}{rows}."
+
+
+def _changed_libraries(dataset: TrainingDataset) -> str:
+    there = {name: installed_version(name) for name in dataset.manifest["libraries"]}
+    changed = [f"{n} {v} is now {there[n]}" for n, v in dataset.manifest["libraries"].items() if there[n] != v]
+    return f"Libraries changed since: {', '.join(changed)}." if changed else "No library changed since."
+
+
+def _check_not_erased(dataset: TrainingDataset) -> None:
+    if since := dataset.manifest.get("not_reproducible_since"):
+        raise NotReproducible(
+            f"{dataset} is not reproducible since {since}: {dataset.manifest.get('not_reproducible_because')}. "
+            "Make a new one from the data there are."
+        )
+
+
+def _micros(length: timedelta | None) -> int | None:
+    return None if length is None else length // timedelta(microseconds=1)
+
+
+def _length(micros: int | None) -> timedelta | None:
+    return None if micros is None else timedelta(microseconds=micros)
 
 
 def _entity_outputs(plan: Plan, entity: Sequence[str]) -> tuple[Output, ...]:

@@ -32,6 +32,9 @@ class TrainingDataset:
     version: int
     manifest: Mapping[str, Any]
 
+    def __str__(self) -> str:
+        return f"Training dataset {self.version} of {self.view} version {self.view_version}"
+
     @property
     def content_hash(self) -> str:
         """One hash over the hashes of all splits."""
@@ -41,6 +44,18 @@ class TrainingDataset:
     def fitted(self) -> FittedTransformations:
         """The transformations as the training rows fitted them."""
         return FittedTransformations.from_json(self.manifest["transformations"])
+
+    @property
+    def label_columns(self) -> list[str]:
+        """The columns of the labels after the transformations."""
+        if "label_columns" in self.manifest:
+            return list(self.manifest["label_columns"])
+        return [output for name in self.manifest["labels"] for output in self.fitted.outputs_of(name)]
+
+    @property
+    def files(self) -> list[str]:
+        """The files of the splits, relative to the store's home; empty when it is not materialised."""
+        return list(self.manifest.get("files", []))
 
     @property
     def max_age(self) -> timedelta | None:
@@ -98,7 +113,7 @@ def _feed(digest: Any, array: pa.Array) -> None:
     if pa.types.is_string(dtype) or pa.types.is_binary(dtype):
         filled = pc.fill_null(array.cast(pa.binary()), b"")
         digest.update(pc.binary_length(filled).to_numpy(zero_copy_only=False).astype("<i8").tobytes())
-        digest.update(b"".join(filled.to_pylist()))
+        digest.update(_bytes_of(filled))
     elif pa.types.is_boolean(dtype):
         digest.update(np.packbits(pc.fill_null(array, False).to_numpy(zero_copy_only=False)).tobytes())
     elif pa.types.is_timestamp(dtype) or pa.types.is_integer(dtype):
@@ -112,6 +127,15 @@ def _feed(digest: Any, array: pa.Array) -> None:
         digest.update(filled.to_numpy(zero_copy_only=False).astype("<f8").tobytes())
     else:  # decimals, lists and structs are rare and small: their text is exact
         digest.update(repr(array.to_pylist()).encode())
+
+
+def _bytes_of(array: pa.Array) -> Any:
+    """The values of a binary array without nulls, end to end."""
+    _, offsets, data = array.buffers()
+    if data is None:
+        return b""
+    ends = np.frombuffer(offsets, "<i4")[array.offset : array.offset + len(array) + 1]
+    return data.slice(int(ends[0]), int(ends[-1] - ends[0])) if len(ends) else b""
 
 
 def combined_hash(hashes: Mapping[str, str]) -> str:

@@ -121,6 +121,7 @@ def test_a_lost_data_file_is_not_reproducible(fs: FeatureStore, view: FeatureVie
         file.unlink()
     with pytest.raises(NotReproducible):
         view.verify_training_dataset(version)
+    view.purge_training_data(version)
     with pytest.raises(NotReproducible):
         view.get_train_test_split(version)
 
