@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -226,6 +227,12 @@ class Catalog:
         )  # fmt: skip
         return [Registered(*row) for row in connection.execute(wanted)]
 
+    def update_training_dataset(self, view_id: str, version: int, manifest: dict[str, Any]) -> None:
+        """Replace a manifest."""
+        key = (_training.c.view_id == view_id) & (_training.c.version == version)
+        with self._transaction() as connection:
+            connection.execute(sa.update(_training).where(key).values(manifest=manifest))
+
     def remove_training_dataset(self, view_id: str, version: int) -> None:
         """Forget a training dataset and its notes. Its version is not given again: models may name it."""
         name = _deleted(view_id)
@@ -258,11 +265,48 @@ class Catalog:
         with self._transaction() as connection:
             return {r.delta_version: r.content for r in connection.execute(wanted)}
 
+    def remove_note(self, group_id: str, delta_version: int, kind: str) -> None:
+        """Drop what was kept of a kind with a commit."""
+        key = (_notes.c.group_id == group_id) & (_notes.c.delta_version == delta_version) & (_notes.c.kind == kind)
+        with self._transaction() as connection:
+            connection.execute(sa.delete(_notes).where(key))
+
+    def kinds_of_notes(self, group_id: str) -> set[str]:
+        """The kinds of what was kept for a group."""
+        with self._transaction() as connection:
+            return set(connection.scalars(sa.select(_notes.c.kind).where(_notes.c.group_id == group_id).distinct()))
+
     def noted(self, group_id: str, kind: str) -> set[int]:
         """The Delta versions of which something of a kind was kept."""
         wanted = sa.select(_notes.c.delta_version).where(_notes.c.group_id == group_id, _notes.c.kind == kind)
         with self._transaction() as connection:
             return set(connection.scalars(wanted))
+
+    def scrub(self) -> None:
+        """Rewrite the database, so that no freed page and no log of it holds what was removed.
+
+        PostgreSQL's own write-ahead log and backups keep old values until its administrator recycles them.
+
+        Raises:
+            Conflict: somebody kept using it; scrub again.
+        """
+        if self._engine.dialect.name != "sqlite":
+            with self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+                for table in (_training, _notes, _things):
+                    connection.exec_driver_sql(f"VACUUM (FULL) {table.name}")
+            return
+        held = self._engine.raw_connection()
+        try:
+            cursor = held.cursor()
+            cursor.execute("VACUUM")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            is_busy, *_ = cursor.fetchone() or (True,)
+            if is_busy:
+                raise Conflict(f"The catalog at {self._shown} is in use, so its log may still hold old values.")
+        except sqlite3.OperationalError as error:
+            raise Conflict(f"The catalog at {self._shown} is in use: {error}. Try again.") from error
+        finally:
+            held.close()
 
     def close(self) -> None:
         """Close all connections."""

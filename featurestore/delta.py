@@ -635,6 +635,48 @@ def append_loose(location: str, rows: pa.Table) -> None:
         write_deltalake(location, rows, mode="append", schema_mode="merge")
 
 
+def delete_loose(location: str, keys: pa.Table) -> int:
+    """Delete the rows of a table of no contract that have one of the keys; return how many.
+
+    Raises:
+        Conflict: other writers were faster many times in a row.
+    """
+    from deltalake import CommitProperties
+    from deltalake.exceptions import CommitFailedError
+
+    same = " AND ".join(f"t.{engine.quote(c)} = k.{engine.quote(c)}" for c in keys.column_names)
+    for _ in range(_ATTEMPTS):
+        with _translated(location):
+            try:
+                merge = _open(location).merge(
+                    keys, same, source_alias="k", target_alias="t",
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                )  # fmt: skip
+                return merge.when_matched_delete().execute()["num_target_rows_deleted"]
+            except CommitFailedError:
+                time.sleep(random.uniform(0, 0.1))
+    raise Conflict(f"{location}: other writers committed first {_ATTEMPTS} times in a row. Try again.")
+
+
+def column_names(location: str) -> list[str]:
+    """The columns of a table."""
+    return [f.name for f in _open(location).schema().fields]
+
+
+def live_files(location: str) -> list[str]:
+    """The paths of the newest version's data files."""
+    actions = pa.table(_open(location).get_add_actions(flatten=True))
+    return [f"{location.rstrip('/')}/{unquote(path)}" for path in actions["path"].to_pylist()]
+
+
+def checkpoint(location: str) -> int:
+    """Write a checkpoint of the newest version, from which it is read from then on; return the version."""
+    table = _open(location)
+    with _translated(location):
+        table.create_checkpoint()
+    return table.version()
+
+
 def drop(location: str) -> None:
     """Remove the table and its files."""
     import shutil

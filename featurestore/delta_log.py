@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,3 +95,44 @@ def lifetimes(location: str) -> dict[str, Life]:
         for path in entry.added:
             lives[path] = Life(entry.version, None)
     return lives
+
+
+def clean(location: str, newest: int) -> None:
+    """Take out of the log, up to the version of its newest checkpoint, what it tells of the values in removed files.
+
+    Each entry is replaced in one move, and the newest version is read from the checkpoint meanwhile. Entries go on
+    naming the removed files, so that older versions are known to be gone; the table's history stays.
+    """
+    folder, root = Path(location) / FOLDER, Path(location)
+    for file in folder.iterdir():
+        is_old = file.name.split(".")[0].isdigit() and int(file.name.split(".")[0]) < newest
+        # Summaries of entries that readers can do without.
+        if (is_old and ".checkpoint" in file.name) or file.name.endswith((".compacted.json", ".crc")):
+            file.unlink()
+    for version, file in entry_files(location).items():
+        actions = read_actions(file)
+        if version <= newest and (cleaned := [_cleaned(action, root) for action in actions]) != actions:
+            _replace(file, "\n".join(json.dumps(action, separators=(",", ":")) for action in cleaned))
+
+
+def _cleaned(action: dict[str, Any], root: Path) -> dict[str, Any]:
+    (kind,) = action
+    content = dict(action[kind])
+    if kind in ("add", "remove") and "stats" in content and not (root / unquote(content["path"])).exists():
+        content["stats"] = None
+    if kind == "commitInfo":
+        told = content.get("operationParameters") or {}
+        content["operationParameters"] = {k: v for k, v in told.items() if "redicate" not in k}
+    return {kind: content}
+
+
+def _replace(file: Path, text: str) -> None:
+    """Give a file another content in one move; its time, by which other tools look for versions, stays."""
+    known = file.stat()
+    new = file.with_name(f"_{file.name}.tmp")
+    with new.open("w", encoding="utf-8") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.utime(new, ns=(known.st_atime_ns, known.st_mtime_ns))
+    new.replace(file)

@@ -13,6 +13,7 @@ from featurestore import catch_up, data_files, delta, maintenance, statistics, v
 from featurestore.delta import Commit
 from featurestore.engines import duckdb as engine
 from featurestore.errors import InvalidData, InvalidTime, NotFound, SchemaMismatch
+from featurestore.forget import Erasure, Forgotten
 from featurestore.maintenance import Vacuumed
 from featurestore.online import OnlineTable
 from featurestore.pins import pins_of
@@ -310,15 +311,16 @@ class FeatureGroup:
         rejected = rows.cast(nullable).take(pa.array(positions, pa.int64()))
         rejected = rejected.append_column("__rule", pa.array(rules, pa.string()))
         now = pa.repeat(pa.scalar(self._store.clock(), TIMESTAMP), len(positions))
-        delta.append_loose(self._quarantine_location, rejected.append_column("__rejected_at", now))
+        delta.append_loose(self.quarantine_location, rejected.append_column("__rejected_at", now))
 
     @property
-    def _quarantine_location(self) -> str:
+    def quarantine_location(self) -> str:
+        """Where the table of rejected rows lies."""
         return str(self._store.settings.home.resolve() / "quarantine" / f"{self.name}_{self.version}")
 
     def quarantine(self, dataframe_type: DataFrameType = "pandas") -> Any:
         """Rows that a STRICT suite rejected, with `__rule` (the rules they broke) and `__rejected_at`; oldest first."""
-        location = self._quarantine_location
+        location = self.quarantine_location
         if not delta.exists(location):
             extra = [pa.field("__rule", pa.string()), pa.field("__rejected_at", TIMESTAMP)]
             return to_frame(pa.schema([*self.definition.schema, *extra]).empty_table(), dataframe_type)
@@ -370,6 +372,28 @@ class FeatureGroup:
                 self.location, pins=pins_of(self.ref, datasets, views), now=self._store.clock(), retention=retention,
                 dry_run=dry_run,
             )  # fmt: skip
+
+    def forget(self, keys: Any) -> Forgotten:
+        """Erase everything the store holds of some keys, for good: rows, files of old versions, copies and traces.
+
+        Deletes the rows offline and online, in the quarantine and in the logs of views; removes the files of older
+        versions that held them, pinned or not, and the files of training datasets made of them, which are marked as
+        no longer reproducible; takes values out of Delta's log, statistics and validation reports; rewrites the
+        databases' free pages. Copies outside the store (backups, models, PostgreSQL's own log) it does not reach.
+
+        Args:
+            keys: a frame of the primary key columns; other columns are refused. Unknown keys are no error: copies of
+                them may be left of rows that were removed before.
+        Returns:
+            What was erased, and which training datasets had held the rows.
+        Raises:
+            Conflict: somebody kept a database or the table busy. Call it again: it completes what was begun, as it
+                does after a crash.
+        """
+        definition = self._declared()
+        wanted = [f for f in definition.features if f.name in definition.primary_key]
+        rows = conform(keys, wanted, required=definition.primary_key, what=f"forget of {self.ref}")
+        return Erasure(self._store, self, engine.keep_last(rows, definition.primary_key)).run()
 
     # Reading
 
@@ -598,5 +622,5 @@ class FeatureGroup:
             if self.online_enabled:
                 self._store.online.drop(self.online_table())
             delta.drop(self.location)
-            delta.drop(self._quarantine_location)
+            delta.drop(self.quarantine_location)
         self._store.catalog.remove(self.id)

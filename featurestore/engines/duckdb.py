@@ -205,6 +205,16 @@ def newest_rows(
     return as_schema(run(sql, tables), schema)
 
 
+def where_found(files: Sequence[str], keys: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The distinct values of some columns, `filename` among them if asked for, over the rows with one of the keys."""
+    if not files:
+        return pa.table({c: pa.array([], pa.string()) for c in columns})
+    on = " AND ".join(f"s.{quote(c)} = k.{quote(c)}" for c in keys.column_names)
+    names = ", ".join(quote(c) for c in columns)
+    read = f"read_parquet([{', '.join(map(text, files))}], union_by_name = true, filename = true)"
+    return run(f"SELECT DISTINCT {names} FROM {read} s SEMI JOIN keys k ON {on}", {"keys": keys})
+
+
 def without(rows: pa.Table, others: pa.Table) -> pa.Table:
     """The rows that are not among the others; both have the same columns, without nulls."""
     on = " AND ".join(f"r.{quote(c)} = o.{quote(c)}" for c in others.column_names)
