@@ -162,11 +162,13 @@ class Catalog:
             return [(r.id, r.name, r.version, r.definition) for r in connection.execute(wanted)]
 
     def add_training_dataset(
-        self, view_id: str, manifest: dict[str, Any], *, place: Callable[[int], Sequence[str]] | None = None
-    ) -> int:
+        self, view_id: str, manifest: dict[str, Any], *, check: Callable[[], None] | None = None,
+        place: Callable[[int], Sequence[str]] | None = None,
+    ) -> int:  # fmt: skip
         """Register a training dataset under the view's next version, which no other ever had; return the version.
 
         Args:
+            check: called when nobody can remove pinned files any more; when it fails, nothing is registered.
             place: called with the version, while nobody else can take it, to move the dataset's files into place; what
                 it returns becomes `manifest["files"]`. When it fails, nothing is registered.
         Raises:
@@ -180,6 +182,8 @@ class Catalog:
                     version = 1 + max(connection.scalar(newest) or 0, connection.scalar(deleted) or 0)
                     row = {"view_id": view_id, "version": version, "manifest": manifest, "created_at": _now()}
                     connection.execute(sa.insert(_training).values(row))
+                    if check is not None:
+                        check()
                     if place is not None:
                         self._set_manifest(connection, view_id, version, manifest | {"files": [*place(version)]})
                 return version
@@ -226,12 +230,6 @@ class Catalog:
             .join_from(_training, _things).order_by(_things.c.name, _things.c.version, _training.c.version)
         )  # fmt: skip
         return [Registered(*row) for row in connection.execute(wanted)]
-
-    def update_training_dataset(self, view_id: str, version: int, manifest: dict[str, Any]) -> None:
-        """Replace a manifest."""
-        key = (_training.c.view_id == view_id) & (_training.c.version == version)
-        with self._transaction() as connection:
-            connection.execute(sa.update(_training).where(key).values(manifest=manifest))
 
     def remove_training_dataset(self, view_id: str, version: int) -> None:
         """Forget a training dataset and its notes. Its version is not given again: models may name it."""

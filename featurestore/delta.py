@@ -190,11 +190,16 @@ def snapshot(location: str, order: str, version: int | None = None) -> Snapshot:
     """
     found = _snapshot(_open(location, version), location, order)
     if version is not None:
-        _check_there(location, version, [f.path for f in found.files])
+        check_there(location, version, [f.path for f in found.files])
     return found
 
 
-def _check_there(location: str, version: int, paths: Sequence[str]) -> None:
+def check_there(location: str, version: int, paths: Sequence[str]) -> None:
+    """Refuse a version some of whose files are gone.
+
+    Raises:
+        NotReproducible: the message names one, and says what removes files.
+    """
     if gone := missing_files(paths):
         raise NotReproducible(
             f"Version {version} of {location} can no longer be read: {len(gone)} of its data files are gone, such as "
@@ -336,8 +341,8 @@ def changes(location: str, since: int, until: int, *, identity: Sequence[str], o
     before = {f.path for f in _snapshot(_open(location, since), location, order).files}
     after = {f.path for f in _snapshot(table, location, order).files}
     old, new = sorted(before - after), sorted(after - before)
-    _check_there(location, since, old)
-    _check_there(location, until, new)
+    check_there(location, since, old)
+    check_there(location, until, new)
     return engine.difference(old, new, schema, identity=identity, order=list(dict.fromkeys([order, *identity])))
 
 

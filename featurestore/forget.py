@@ -6,7 +6,6 @@ removed last, every step can be done twice, and a note in the catalog says until
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from featurestore import delta, delta_log
+from featurestore import delta, delta_log, training_files
 from featurestore.catch_up import catch_up
 from featurestore.engines import duckdb as engine
 from featurestore.pins import Registered
@@ -85,6 +84,7 @@ class Erasure:
     def __init__(self, store: FeatureStore, group: FeatureGroup, keys: pa.Table) -> None:
         self._store, self._group, self._keys = store, group, keys
         self._root = Path(group.location)
+        self._home = store.settings.home.resolve()
         self._since = to_micros(store.clock())
         self._unfinished = UNFINISHED + content_hash(keys)[:16]
         self.report = Forgotten(str(group.ref), keys.num_rows)
@@ -121,29 +121,34 @@ class Erasure:
 
     def mark_training_datasets(self) -> None:
         """Mark what pins a version with such rows; before the files go that tell which versions had them."""
-        lives = delta_log.lifetimes(self._group.location)
-        held = [lives[path] for path in self._holders() if path in lives]
-        newest = max((life.added for life in lives.values()), default=0)
-        tainted = {v for life in held for v in life.versions(newest)}
-        home, since = self._store.settings.home.resolve(), from_micros(self._since).isoformat()
+        since = from_micros(self._since).isoformat()
+        tainted = self._tainted()
         for dataset in self._store.catalog.all_training_datasets():
             is_marked = dataset.manifest.get("not_reproducible_since") == since
             if is_marked or dataset.versions(self._group.ref) & tainted:
-                self.report.training_datasets.append(str(dataset))
+                if str(dataset) not in self.report.training_datasets:
+                    self.report.training_datasets.append(str(dataset))
                 if dataset.is_live:
                     because = f"rows of {self._group.ref} that it was made of were erased by forget()"
                     told = {k: v for k, v in dataset.manifest.items() if k != "statistics"}
                     told |= {"not_reproducible_since": since, "not_reproducible_because": because}
                     self._store.catalog.update_training_dataset(dataset.view_id, dataset.version, told)
-                self._remove_training_files(home, dataset)
+                self._remove_training_files(dataset)
 
-    def _remove_training_files(self, home: Path, dataset: Registered) -> None:
-        folder = home / "training" / f"{dataset.view}_{dataset.view_version}" / str(dataset.version)
+    def _tainted(self) -> set[int]:
+        """The versions that have such rows and can still be read."""
+        lives = delta_log.lifetimes(self._group.location)
+        newest = max((life.added for life in lives.values()), default=0)
+        return {v for path in self._holders() if path in lives for v in lives[path].versions(newest)}
+
+    def _remove_training_files(self, dataset: Registered) -> None:
+        folder = self._training_folder(dataset.view, dataset.view_version) / str(dataset.version)
         files = [p for p in folder.rglob("*") if p.is_file()]
-        self.report.training_files += [p.relative_to(home).as_posix() for p in files]
-        shutil.rmtree(folder, ignore_errors=True)
-        if folder.exists():
-            raise OSError(f"{folder} cannot be removed.")
+        self.report.training_files += [p.relative_to(self._home).as_posix() for p in files]
+        training_files.remove(folder)
+
+    def _training_folder(self, view: str, version: int) -> Path:
+        return self._home / training_files.FOLDER / f"{view}_{version}"
 
     def drop_reports(self) -> None:
         """Drop statistics and validation reports that may tell values of the rows.
@@ -167,22 +172,30 @@ class Erasure:
 
     def remove_files(self) -> None:
         """Remove the files of older versions, and of crashed writers, that hold such rows."""
-        self.report.files_removed += _remove_holders(self._root, self._keys, list(self._keys.column_names))
+        while True:
+            tainted = self._tainted()
+            with self._store.catalog.no_new_training_datasets() as datasets:
+                if not any(d.is_live and d.versions(self._group.ref) & tainted for d in datasets):
+                    names = list(self._keys.column_names)
+                    self.report.files_removed += _remove_holders(self._root, self._keys, names)
+                    return
+            self.mark_training_datasets()  # one was registered since they were marked
 
     def erase_copies(self) -> None:
-        """Erase the quarantine's rows and those of the logs of views that read the group."""
+        """Erase the quarantine's rows, those of logs of views that read the group, and unfinished training files."""
         names = list(self._keys.column_names)
         self._erase_loose(Path(self._group.quarantine_location), [names])
-        home = self._store.settings.home.resolve()
         for view in self._store.get_feature_views():
             if self._group.ref in view.query.groups():
-                location = home / "logs" / f"{view.name}_{view.version}"
+                made = [d.version for d in view.training_datasets()]
+                training_files.sweep(self._training_folder(view.name, view.version), made)
+                location = self._home / "logs" / f"{view.name}_{view.version}"
                 self._erase_loose(location, _key_names(view.plan(labels=True), self._group.ref, names))
 
     def _erase_loose(self, location: Path, spellings: list[list[str]]) -> None:
         if not delta.exists(str(location)):
             return
-        shown = location.relative_to(self._store.settings.home.resolve()).as_posix()
+        shown = location.relative_to(self._home).as_posix()
         columns = set(delta.column_names(str(location)))
         known = [names for names in spellings if columns.issuperset(names)]
         if not known:

@@ -327,6 +327,24 @@ class FeatureStore:
         """The Delta versions of a group that must stay readable, and who needs each: training datasets and views."""
         return pins_of(ref, self.catalog.all_training_datasets(), self.catalog.list("feature view"))
 
+    def check_of_files(self, plan: Plan, versions: Mapping[GroupRef, int]) -> Callable[[], None]:
+        """A check, without the catalog, that the files a plan reads at the given versions are still there.
+
+        The check raises NotReproducible.
+        """
+        pinned = []
+        for source in plan.sources:
+            ref = source.definition.ref
+            version = versions[ref] if source.version is None else source.version
+            snapshot = self.group(ref).snapshot(version)
+            pinned.append((snapshot.location, version, [f.path for f in snapshot.files]))
+
+        def check() -> None:
+            for location, version, paths in pinned:
+                delta.check_there(location, version, paths)
+
+        return check
+
     def now_micros(self) -> int:
         """The present in microseconds since 1970."""
         return to_micros(self.clock())

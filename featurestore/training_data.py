@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from featurestore import splits, training_files
-from featurestore.errors import FeatureStoreError, InvalidData, NotFound, NotReproducible, SchemaMismatch
+from featurestore.errors import Conflict, FeatureStoreError, InvalidData, NotFound, NotReproducible, SchemaMismatch
 from featurestore.keyed_rows import KEY, chosen, transform_rows, values, with_keys
 from featurestore.point_in_time import Output, Plan
 from featurestore.query import GroupRef, both, filter_from_json
@@ -96,6 +96,7 @@ class TrainingData:
 
         Raises:
             InvalidData, InvalidTime: there are no rows, a split is empty, or a row has no label.
+            Conflict: the rows were vacuumed or forgotten meanwhile; nothing was registered.
         """
         view, store = self._view, self._store
         plan, versions = view.plan(labels=True), view.versions()
@@ -113,6 +114,7 @@ class TrainingData:
             "primary_key": list(plan.spine.primary_key), "event_time": plan.spine.event_time,
             "created_by": store.settings.who, "created_at": store.clock().isoformat(),
         }  # fmt: skip
+        check = store.check_of_files(plan, versions)
         raw = self._raw_parts(recipe)
         fitted = view.transformations.fit(values(next(iter(raw.values()))))
         parts = {name: transform_rows(part, fitted) for name, part in raw.items()}
@@ -126,11 +128,16 @@ class TrainingData:
             "splits": {name: {"rows": part.num_rows, "content_hash": hashes[name]} for name, part in parts.items()},
             "content_hash": combined_hash(hashes), "data_format": data_format, "files": [],
         }  # fmt: skip
-        if data_format is None:
-            version = store.catalog.add_training_dataset(view.id, manifest)
-        else:
-            with self._writing(parts, data_format) as place:
-                version = store.catalog.add_training_dataset(view.id, manifest, place=place)
+        try:
+            if data_format is None:
+                version = store.catalog.add_training_dataset(view.id, manifest, check=check)
+            else:
+                with self._writing(parts, data_format) as place:
+                    version = store.catalog.add_training_dataset(view.id, manifest, check=check, place=place)
+        except NotReproducible as error:
+            raise Conflict(
+                f"{view.name}: {error} This happened meanwhile. Nothing was registered: try again."
+            ) from error
         return self.get(version), parts
 
     @contextmanager

@@ -62,6 +62,13 @@ def writing(folder: Path, registered: Collection[int]) -> Iterator[Path]:
         ) from error
 
 
+def sweep(folder: Path, registered: Collection[int]) -> None:
+    """Remove what dead processes left in a view's folder; nothing happens while another process writes there."""
+    if folder.is_dir():
+        with open(folder / _LOCK, "w") as lock:
+            _sweep(folder, registered, lock.fileno())
+
+
 def _sweep(folder: Path, registered: Collection[int], lock: int) -> None:
     import fcntl
 

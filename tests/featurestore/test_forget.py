@@ -117,7 +117,7 @@ def test_g14_forgetting_leaves_no_byte_of_the_key_or_its_values(tmp_path):
     """G14: Delta files and log, checkpoints, online store, catalog, quarantine, logs and training datasets."""
     store = filled(tmp_path)
     places = {t.split(":")[0].split("/")[0].removesuffix("-wal") for t in traces(tmp_path)}
-    assert places == {"lake", "online.db", "catalog.db", "quarantine", "logs"}
+    assert places == {"lake", "online.db", "catalog.db", "quarantine", "logs", "training"}
     people = store.get_feature_group("people", 1)
     report = people.forget(keys(KEY, "nobody"))
     store.get_feature_group("strict", 1).forget(keys(KEY))
@@ -126,6 +126,7 @@ def test_g14_forgetting_leaves_no_byte_of_the_key_or_its_values(tmp_path):
     assert report.training_datasets == ["spending v1, training dataset 1"]
     assert report.rows_elsewhere == {"logs/spending_1": 1}
     assert len(report.files_removed) >= 4
+    assert report.training_files == ["training/spending_1/1/all.parquet"]
     assert "training_dataset_version" in report.models
     assert people.read()["person"].tolist() == ["eve", "ann", "dan", "bob"]
     assert people.get_online({"person": KEY}, ["name"]) is None

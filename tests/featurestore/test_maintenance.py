@@ -117,6 +117,20 @@ def test_v3_vacuum_keeps_every_version_that_a_training_dataset_pins_and_says_who
     assert (released.versions, released.held_bytes) == ((1,), 0)
 
 
+def test_v3_a_training_dataset_whose_files_went_before_it_was_registered_is_not(store, cards):
+    """V3, C3: its rows were read, then vacuumed: registering it would promise what nobody can keep."""
+    cards.insert(rows((1, 0, 1.0)))
+    view = view_of(store, cards)
+    manifest = dict(view.training_dataset(view.create_training_data()[0]).manifest)
+    view.delete_training_dataset(1)
+    check = store.check_of_files(view.plan(labels=True), view.versions())
+    cards.insert(rows((1, 0, 2.0)))
+    cards.vacuum(timedelta(0))
+    with pytest.raises(NotReproducible):
+        store.catalog.add_training_dataset(view.id, manifest, check=check)
+    assert view.training_datasets() == []
+
+
 def test_v3_a_view_that_reads_as_of_a_version_pins_it(store, cards):
     """V3: so does a training dataset of such a view."""
     for n in (1, 2, 3):
