@@ -212,7 +212,11 @@ def _smoothed(p: _Vector, q: _Vector, epsilon: float) -> tuple[_Vector, _Vector]
 
 def _category_masses(reference: Summary, current: Summary) -> tuple[_Vector, _Vector]:
     """Shares of the values known on both sides, of all other values, and of nulls."""
-    tops = [{entry["value"]: entry["count"] for entry in s["top_values"] or ()} for s in (reference, current)]
+    # Of text alone: a time or a key of bytes that comes back says nothing, one that is new is no drift.
+    tops = [
+        {entry["value"]: entry["count"] for entry in (s["top_values"] or ()) if s["kind"] == "text"}
+        for s in (reference, current)
+    ]
     is_complete = [sum(top.values()) == s["count"] for top, s in zip(tops, (reference, current), strict=True)]
     # A value missing from a list that is cut off may be frequent or absent: it belongs to the others on both sides.
     values = [
