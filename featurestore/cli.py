@@ -67,6 +67,9 @@ def _names(ctx: typer.Context, incomplete: str, *, groups: bool = False, views: 
 
 
 Group = Annotated[str, typer.Argument(help="A feature group.", show_default=False, autocompletion=_groups)]
+GroupOrAll = Annotated[
+    str | None, typer.Argument(help="A feature group; default all.", show_default=False, autocompletion=_groups)
+]
 View = Annotated[str, typer.Argument(help="A feature view.", show_default=False, autocompletion=_views)]
 Name = Annotated[str, typer.Argument(help="A group or view.", show_default=False, autocompletion=_everything)]
 Version = Annotated[int | None, typer.Option("--version", "-v", help="Its version; default the newest.", min=1)]
@@ -439,6 +442,74 @@ def training_delete(
     _ask(f"Delete training set {training_set} of {found.name} version {found.version}?", yes)
     found.delete_training_dataset(training_set)
     terminal.line(f"Deleted training set {training_set} of {found.name} version {found.version}.")
+
+
+# Checking
+
+
+@app.command(rich_help_panel="Check")
+def drift(
+    ctx: typer.Context,
+    name: Name,
+    reference: Annotated[int, typer.Argument(help="A group's commit, or a view's training set.", show_default=False)],
+    current: Annotated[int, typer.Argument(help="What is compared with it.", show_default=False)],
+    version: Version = None,
+    json: Json = False,
+) -> None:
+    """Compare the rows of two commits of a group, or two training sets of a view, column by column.
+
+    Example: featurestore drift transactions 1 2
+    """
+    from featurestore.drift import compare
+
+    group = _store(ctx).get_feature_group(name, version)
+    found = compare(group.get_statistics(reference), group.get_statistics(current))
+    if json:
+        return terminal.as_json(found)
+    shown = ["column", "psi", "ks", "ks_p_value", "js", "hellinger", "kl", "wasserstein"]
+    terminal.table([{"column": column} | distances for column, distances in found.items()], shown)
+
+
+# Keeping in order
+
+
+@app.command(rich_help_panel="Keep in order")
+def vacuum(
+    ctx: typer.Context,
+    name: GroupOrAll = None,
+    version: Version = None,
+    days: Annotated[float, typer.Option(help="How long versions that nothing pins stay readable.", min=0)] = 7,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove files that no current, recent or pinned version needs; show what is pinned and by whom.
+
+    Example: featurestore vacuum transactions --dry-run
+    """
+    groups = _chosen(_store(ctx), name, version)
+    with terminal.progress("Vacuuming", total=len(groups)) as advance:
+        found = []
+        for group in groups:
+            found.append(records.of_vacuum(group, group.vacuum(timedelta(days=days), dry_run=dry_run)))
+            advance(1)
+    if json:
+        return terminal.as_json(found)
+    lines = [f | {"files": len(f["files"]), "size": terminal.size(f["bytes"])} for f in found]
+    terminal.table(lines, ["group", "files", "size"], flexible="versions_lost")
+    held = [{"group": f["group"], "version": v, "by": by} for f in found for v, by in f["held"].items()]
+    if held:
+        terminal.line()
+        terminal.heading("Pinned", "versions that stay readable, and who needs them")
+        terminal.table(held, ["group", "version"], flexible="by")
+    if dry_run:
+        terminal.line("Nothing was removed: this is what would be.")
+
+
+def _chosen(store: FeatureStore, name: str | None, version: int | None) -> list[FeatureGroup]:
+    """The group of that name, or all groups that have columns yet."""
+    if name is None:
+        return [group for group in store.get_feature_groups() if group.features]
+    return [store.get_feature_group(name, version)]
 
 
 def _ask(question: str, yes: bool) -> None:

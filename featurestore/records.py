@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from featurestore.feature_group import FeatureGroup
     from featurestore.feature_view import FeatureView
     from featurestore.findings import Finding
+    from featurestore.maintenance import Vacuumed
     from featurestore.training_dataset import TrainingDataset
 
 Record = dict[str, Any]
@@ -20,7 +21,8 @@ Record = dict[str, Any]
 def of_commit(commit: Commit) -> Record:
     """A commit: its version, time, rows, window and author."""
     return {
-        "version": commit.version, "time": commit.time, "operation": commit.operation,
+        # Of Delta's own "create or replace table" the first word says it.
+        "version": commit.version, "time": commit.time, "operation": commit.operation.partition(" ")[0],
         "inserted": commit.rows_inserted, "updated": commit.rows_updated, "deleted": commit.rows_deleted,
         "unchanged": commit.rows_unchanged, "deduplicated": commit.rows_deduplicated,
         "window": None if commit.window is None else [commit.window.start, commit.window.end], "who": commit.who,
@@ -88,6 +90,15 @@ def of_training_set(dataset: TrainingDataset) -> Record:
         "version": dataset.version, "created_at": parse_time(dataset.manifest["created_at"]),
         "created_by": dataset.manifest["created_by"], "rows": dataset.rows, "pins": dataset.delta_versions,
         "content_hash": dataset.content_hash, "description": dataset.manifest["description"],
+    }  # fmt: skip
+
+
+def of_vacuum(group: FeatureGroup, vacuumed: Vacuumed) -> Record:
+    """What a vacuum removed from a group, and which pinned versions it kept for whom."""
+    return {
+        "group": str(group.ref), "dry_run": vacuumed.dry_run, "files": [*vacuumed.files, *vacuumed.orphans],
+        "bytes": vacuumed.bytes, "versions_lost": list(vacuumed.versions),
+        "held": {version: list(by) for version, by in vacuumed.held.items()}, "held_bytes": vacuumed.held_bytes,
     }  # fmt: skip
 
 

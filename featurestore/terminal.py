@@ -95,6 +95,17 @@ def length(stretch: timedelta) -> str:
     return ("-" if stretch < timedelta(0) else "") + (" ".join(parts[:2]) or "0 seconds")
 
 
+def size(count: int) -> str:
+    """A number of bytes for people.
+
+    >>> size(0), size(1_234_567)
+    ('0 bytes', '1.2 MB')
+    """
+    from rich.filesize import decimal
+
+    return decimal(count)
+
+
 def as_json(data: Any) -> None:
     """Print data as JSON, and nothing else: times as ISO text, decimals as text, bytes as hex, NaN as null."""
     import json

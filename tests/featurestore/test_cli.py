@@ -114,6 +114,7 @@ def run_on_empty(tmp_path: Path) -> Run:
 READING = [
     ["list"], ["show", "transactions"], ["show", "customers"], ["history", "transactions"],
     ["preview", "transactions"], ["stats", "transactions"], ["quarantine", "transactions"],
+    ["drift", "transactions", "1", "2"],
     ["training", "list", "customers"], ["training", "show", "customers", "1"], ["training", "verify", "customers"],
 ]  # fmt: skip
 NAMED = [arguments for arguments in READING if arguments != ["list"]]
@@ -320,6 +321,31 @@ def test_training_show_and_delete(run_on_copy: Run) -> None:
     assert run_on_copy("training", "list", "customers", "--json").json == []
     assert "none yet" in run_on_copy("training", "list", "customers").out
     assert "no training sets yet" in run_on_copy("training", "verify", "customers").out
+
+
+def test_drift_compares_the_rows_of_two_commits(run: Run) -> None:
+    """G16: from the statistics that are kept with each commit."""
+    found = run("drift", "transactions", "1", "2", "--json").json
+    assert found["amount"]["wasserstein"] == pytest.approx((65 + 35 + 1) / 3)
+    assert found["amount"]["reference_count"] == 3
+    assert "wrote no rows" in run("drift", "transactions", "0", "2").err
+    assert "psi" in run("drift", "transactions", "1", "2").out
+
+
+def test_vacuum_removes_what_nobody_pins_and_shows_who_pins_the_rest(run_on_copy: Run, tmp_path: Path) -> None:
+    """V3: a dry run says the same and removes nothing."""
+    csv = write(tmp_path / "day.csv", "customer,day,amount,[red]note\n1,2021-01-14,80,\n1,2021-01-07,45,\n")
+    assert run_on_copy("insert", "transactions", "--file", csv).code == 0
+    assert [r["versions_lost"] for r in run_on_copy("vacuum", "--json").json] == [[], []]
+    dry = run_on_copy("vacuum", "transactions", "--days", "0", "--dry-run", "--json").json[0]
+    text = run_on_copy("vacuum", "transactions", "--days", "0", "--dry-run").out
+    assert run_on_copy("vacuum", "transactions", "--days", "0", "--json").json[0] == dry | {"dry_run": False}
+    assert dry["versions_lost"] == [1]
+    assert dry["held"] == {"2": ["customers v1, training dataset 1", "customers v1, training dataset 2"]}
+    assert "customers v1, training dataset 1, customers v1, training dataset 2" in text
+    assert "Nothing was removed" in text
+    assert run_on_copy("preview", "transactions", "--at", "1").code == 2
+    assert run_on_copy("training", "verify", "customers").code == 0
 
 
 # The real thing: a process, its streams and its terminal

@@ -1,0 +1,44 @@
+"""The guides are sessions: what they show runs from top to bottom, in a folder of its own, and prints what they say."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from featurestore.cli import app
+
+DOCS = Path(__file__).parents[1] / "docs"
+OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+GUIDES = ["featurestore.md"]
+
+
+def commands(text: str) -> list[tuple[str, str]]:
+    """The commands of a guide's console blocks, each with what it shows below."""
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    shown = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    return [(part.partition("\n")[0], part.partition("\n")[2]) for part in shown]
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_a_guide_prints_what_it_shows(guide: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First its Python from top to bottom, then its commands, on the store that the Python left behind."""
+    monkeypatch.chdir(tmp_path)
+    results = doctest.testfile(str(DOCS / guide), module_relative=False, optionflags=OPTIONS)
+    assert results.attempted > 0
+    assert results.failed == 0
+    for command, expected in commands((DOCS / guide).read_text()):
+        program, *arguments = shlex.split(command)
+        assert program == "featurestore"
+        shown = CliRunner().invoke(app, arguments).output
+        assert doctest.OutputChecker().check_output(expected, shown, OPTIONS), f"$ {command}\n{shown}"
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_link_of_a_guide_leads_somewhere(guide: str) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", (DOCS / guide).read_text()):
+        assert (DOCS / link).exists(), link
