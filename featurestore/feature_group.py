@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from featurestore import catch_up, data_files, delta, maintenance, statistics, validation
+from featurestore import catch_up, data_files, delta, maintenance, on_demand, statistics, validation
 from featurestore.delta import Commit
 from featurestore.engines import duckdb as engine
 from featurestore.errors import InvalidData, InvalidTime, NotFound, SchemaMismatch
 from featurestore.forget import Erasure, Forgotten
 from featurestore.maintenance import Vacuumed
+from featurestore.on_demand import OnDemandFunction
 from featurestore.online import OnlineTable
 from featurestore.pins import pins_of
 from featurestore.point_in_time import Definition
@@ -55,6 +56,7 @@ class GroupDefinition:
     statistics_config: bool = True
     ttl: timedelta | None = None
     tags: Mapping[str, Any] | None = None
+    transformation_functions: tuple[OnDemandFunction, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.primary_key:
@@ -106,7 +108,8 @@ class GroupDefinition:
         return arrow_schema(self.features, self.identity)
 
     def with_features(self, features: Sequence[Feature]) -> GroupDefinition:
-        """The definition with its columns; a date as event time is kept as midnight UTC."""
+        """The definition with its columns, those of its functions included; a date as event time is midnight UTC."""
+        features = on_demand.declared(features, self.transformation_functions, str(self.ref))
         timed = [
             replace(f, dtype=TIMESTAMP) if f.name == self.event_time and pa.types.is_date(f.type) else f
             for f in features
@@ -123,6 +126,7 @@ class GroupDefinition:
             "validation_ingestion_policy": self.validation_ingestion_policy,
             "statistics_config": self.statistics_config,
             "ttl_seconds": None if self.ttl is None else self.ttl.total_seconds(), "tags": dict(self.tags or {}),
+            "transformation_functions": [f.to_json() for f in self.transformation_functions],
         }  # fmt: skip
 
     @classmethod
@@ -134,6 +138,7 @@ class GroupDefinition:
             data["description"], data["online_enabled"], tuple(data["partition_key"]), tuple(data["foreign_key"]),
             data["expectation_suite"], data["validation_ingestion_policy"], data["statistics_config"],
             None if ttl is None else timedelta(seconds=ttl), data["tags"],
+            tuple(OnDemandFunction.from_json(f) for f in data.get("transformation_functions", ())),
         )  # fmt: skip
 
 
@@ -279,8 +284,10 @@ class FeatureGroup:
             self._refresh()
         definition = self.definition
         what = f"Feature group {definition.ref}"
+        frame = on_demand.computed(frame, definition.transformation_functions, definition.features, what)
         if not definition.features:
-            definition = definition.with_features(infer_features(as_arrow(frame)))
+            frame = as_arrow(frame)  # once: a stream can be read only once
+            definition = definition.with_features(infer_features(frame))
         rows = conform(frame, definition.features, required=definition.identity, what=what)
         self.definition = definition
         unique = data_files.in_order(rows, definition.order, definition.identity)

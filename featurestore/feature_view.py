@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+import pyarrow as pa
 
 from featurestore.errors import NotFound, SchemaMismatch
 from featurestore.keyed_rows import chosen, transform_rows, values, with_keys
 from featurestore.point_in_time import Definition, Plan
 from featurestore.point_in_time import plan as plan_of
 from featurestore.query import Filter, GroupRef, Query, query_from_json
-from featurestore.schema import DataFrameType, Feature, to_frame
-from featurestore.serving import ReturnType, Serving
+from featurestore.schema import DataFrameType, Feature, as_arrow, conform, frame_type, to_frame
+from featurestore.serving import ReturnType, Serving, request_functions
 from featurestore.times import TimeLike
 from featurestore.training_data import ALL, THREE, TWO, TrainingData
 from featurestore.training_dataset import Job, TrainingDataset
 from featurestore.training_files import DataFormat, check_format
 from featurestore.training_options import FrameOptions, RowOptions, SplitOptions, Wanted, wanted_split
-from featurestore.transformations import TransformationPlan, parse
+from featurestore.transformations import FittedTransformations, TransformationPlan, parse
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -48,6 +50,8 @@ class FeatureView:
         self._batch_version: int | None = None
         self._serving: Serving | None = None
         self._serving_version: int | None = None
+        self._helpers: Serving | None = None
+        self._in_use: tuple[int, FittedTransformations, Callable[[Sequence[Any]], list[Any]]] | None = None
 
     @staticmethod
     def define(
@@ -340,7 +344,10 @@ class FeatureView:
         version = self._training.newest() if training_dataset_version is None else training_dataset_version
         fitted = self._training.fitted(version)
         self._serving_version = version
-        self._serving = Serving(self._store, self.name, self.plan(), fitted)
+        self._serving = Serving(
+            self._store, self.name, self.plan(helpers="inference"), fitted, hidden=self.inference_helper_columns
+        )  # fmt: skip
+        self._helpers = None
 
     @property
     def serving_keys(self) -> list[str]:
@@ -348,15 +355,17 @@ class FeatureView:
         return list(self._ready().keys)
 
     def get_feature_vector(
-        self, entry: Mapping[str, Any], passed_features: Mapping[str, Any] | None = None, *, transform: bool = True,
-        return_type: ReturnType = "list", allow_missing: bool = False,
+        self, entry: Mapping[str, Any], passed_features: Mapping[str, Any] | None = None, *,
+        request_parameters: Mapping[str, Any] | None = None, transform: bool = True, return_type: ReturnType = "list",
+        allow_missing: bool = False,
     ) -> Any:  # fmt: skip
         """The model's inputs for one key, in the order and with the values of the training data.
 
         Args:
             entry: the serving keys, such as `{"cc_num": "4111"}`.
-            passed_features: values that come with the request; on-demand features must be among them. They also
-                replace looked-up values.
+            passed_features: values that come with the request; on-demand features must be among them, unless a
+                function of their group computes them. They also replace looked-up values.
+            request_parameters: inputs of on-demand functions; the view's own features stand in for those left out.
             return_type: "list", "dict" by name, "numpy" (one dimension), or a frame of one row: "pandas", "polars",
                 "arrow".
             allow_missing: nulls for a key that has no row, instead of `NotFound`.
@@ -367,7 +376,9 @@ class FeatureView:
             NotFound: the key has no row online that still counts.
         """
         serving = self._ready()
-        vector = serving.vector(entry, passed_features, transform=transform, allow_missing=allow_missing)
+        vector = serving.vector(
+            entry, passed_features, request_parameters, transform=transform, allow_missing=allow_missing
+        )
         if return_type == "list":
             return vector
         rows = serving.as_type([vector], return_type, transformed=transform)
@@ -375,12 +386,129 @@ class FeatureView:
 
     def get_feature_vectors(
         self, entries: Sequence[Mapping[str, Any]], passed_features: Sequence[Mapping[str, Any]] | None = None, *,
-        transform: bool = True, return_type: ReturnType = "list", allow_missing: bool = False,
+        request_parameters: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None, transform: bool = True,
+        return_type: ReturnType = "list", allow_missing: bool = False,
     ) -> Any:  # fmt: skip
-        """Vectors of many keys: as many as entries, in their order; `passed_features` has one mapping per entry."""
+        """Vectors of many keys, as many as entries and in their order, all as of one moment.
+
+        Args:
+            passed_features: one mapping per entry.
+            request_parameters: one mapping per entry, or one for all.
+            The others are those of `get_feature_vector`; numpy arrays have two dimensions, frames a row per entry.
+        Raises:
+            InvalidData: not one mapping per entry.
+            And as `get_feature_vector`.
+        """
         serving = self._ready()
-        vectors = serving.vectors(entries, passed_features, transform=transform, allow_missing=allow_missing)
+        vectors = serving.vectors(
+            entries, passed_features, request_parameters, transform=transform, allow_missing=allow_missing
+        )
         return serving.as_type(vectors, return_type, transformed=transform)
+
+    def get_inference_helper(
+        self, entry: Mapping[str, Any], *, return_type: ReturnType = "dict", allow_missing: bool = False
+    ) -> Any:
+        """The view's inference helper columns for one key; they are no features, so vectors leave them out."""
+        rows = self.get_inference_helpers([entry], return_type=return_type, allow_missing=allow_missing)
+        return rows[0] if return_type in ("list", "dict", "numpy") else rows
+
+    def get_inference_helpers(
+        self, entries: Sequence[Mapping[str, Any]], *, return_type: ReturnType = "dict", allow_missing: bool = False
+    ) -> Any:
+        """The inference helper columns of many keys, as many as entries and in their order.
+
+        Raises:
+            SchemaMismatch: the view has no inference helper columns, or as `get_feature_vector`.
+            NotFound: a key has no row online that still counts.
+        """
+        if not self.inference_helper_columns:
+            raise SchemaMismatch(
+                f"{self.name} has no inference helper columns. Create its next version with "
+                "inference_helper_columns=[...]."
+            )
+        if self._helpers is None:
+            plan = self.plan(helpers="inference").without([f.name for f in self.features])
+            self._helpers = Serving(self._store, self.name, plan)
+        rows = self._helpers.vectors(entries, None, None, transform=False, allow_missing=allow_missing)
+        return self._helpers.as_type(rows, return_type, transformed=False)
+
+    def transform(self, features: Any) -> Any:
+        """Untransformed features as the model gets them, by the training dataset in use (serving, batch, or newest).
+
+        Args:
+            features: a frame, whose columns may be in any order and may have others beside the features; one vector,
+                as a list or by name; or a list of either.
+        Returns:
+            The same kind. In a frame the model's inputs, in order, come after the other columns.
+        Raises:
+            SchemaMismatch: a feature is missing, unknown, or of another type.
+            InvalidData: a vector of another length.
+        """
+        fitted, compiled = self._fitted_in_use()
+        if (kind := frame_type(features)) is not None:
+            return to_frame(fitted.transform(self._conformed(features)), kind, nullable=True)
+        names = [f.name for f in self.features]
+        outputs = fitted.output_names_for(names)
+
+        def one(vector: Any) -> Any:
+            if not isinstance(vector, Mapping):
+                return compiled(vector)
+            if vector.keys() != set(names):
+                raise SchemaMismatch(f"{self.name} has the features {names}, got {list(vector)}.")
+            return dict(zip(outputs, compiled([vector[n] for n in names]), strict=True))
+
+        is_many = isinstance(features, Sequence) and len(features) and isinstance(features[0], Mapping | list | tuple)
+        # A view of one list feature has vectors that look like lists of vectors.
+        if is_many and not (len(features) == len(names) and pa.types.is_list(self.features[0].type)):
+            return [one(vector) for vector in features]
+        return one(features)
+
+    def compute_on_demand_features(
+        self, features: Any, request_parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+    ) -> Any:
+        """The features with those that on-demand functions of their groups give, computed as serving does.
+
+        Args:
+            features: a frame, one mapping by name, or a list of them; of the view's features as many as the functions
+                read, beside anything else.
+            request_parameters: the functions' other inputs: one mapping for all, or one for each row.
+        Returns:
+            The same kind, with the results in place or at the end.
+        Raises:
+            SchemaMismatch: a parameter is missing, unknown, or of another type.
+            InvalidData: not one mapping for each row.
+        """
+        plan = self.plan(helpers="inference")
+        functions = request_functions(self._store, self.name, plan)
+        if (kind := frame_type(features)) is not None:
+            table = as_arrow(features)
+            rows = functions.rows(table.to_pylist(), request_parameters)
+            for output in (plan.outputs[slot] for slot in sorted(functions.slots)):
+                place = table.schema.get_field_index(output.name)
+                table = table.remove_column(place) if place >= 0 else table
+                column = pa.array([row[output.name] for row in rows], output.feature.type)
+                table = table.add_column(place if place >= 0 else table.num_columns, output.name, column)
+            return to_frame(table, kind, nullable=True)
+        if isinstance(features, Mapping):
+            return functions.rows([features], request_parameters)[0]
+        return functions.rows(features, request_parameters)
+
+    def _conformed(self, frame: Any) -> pa.Table:
+        """The frame with its features as the view declares them, after its other columns."""
+        table = as_arrow(frame)
+        names = [f.name for f in self.features]
+        there = table.select([n for n in names if n in table.column_names])
+        typed = conform(there, self.features, what=f"Feature view {self.name} version {self.version}")
+        others = [n for n in table.column_names if n not in names]
+        fields = [*(table.schema.field(n) for n in others), *typed.schema]
+        return pa.Table.from_arrays([*(table.column(n) for n in others), *typed.columns], schema=pa.schema(fields))
+
+    def _fitted_in_use(self) -> tuple[FittedTransformations, Callable[[Sequence[Any]], list[Any]]]:
+        version = self._serving_version or self._batch_version or self._training.newest()
+        if self._in_use is None or self._in_use[0] != version:
+            fitted = self._training.fitted(version)
+            self._in_use = (version, fitted, fitted.compile([f.name for f in self.features]))
+        return self._in_use[1:]
 
     def _ready(self) -> Serving:
         if self._serving is None:

@@ -442,6 +442,14 @@ def spell_or_str(dtype: pa.DataType) -> str:
     return spell_dtype(normal) if normal is not None and (normal == dtype or _family(dtype) == "text") else str(dtype)
 
 
+def frame_type(frame: Any) -> DataFrameType | None:
+    """Which library a frame is of; None for what is no frame."""
+    module = type(frame).__module__.split(".")[0]
+    if module in ("pandas", "polars") and hasattr(frame, "columns"):
+        return "pandas" if module == "pandas" else "polars"
+    return "arrow" if hasattr(frame, "__arrow_c_stream__") or isinstance(frame, pa.RecordBatch) else None
+
+
 def to_frame(table: pa.Table, dataframe_type: DataFrameType = "pandas", *, nullable: bool = False) -> Any:
     """The table as a frame of the library asked for.
 

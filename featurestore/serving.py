@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.errors import InvalidData, NotFound, SchemaMismatch
+from featurestore.on_demand import RequestFunctions
 from featurestore.online import OnlineTable, Part, Row
 from featurestore.point_in_time import Plan
 from featurestore.scalars import acceptor
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 ReturnType = Literal["list", "dict", "numpy", "pandas", "polars", "arrow"]
 Vector = list[Any]
 _LARGEST_EXACT = 2**53
+_Given = tuple[Mapping[int, Any], Mapping[str, Any]]
 _NOTHING: Mapping[str, Any] = {}
 
 
@@ -55,19 +57,34 @@ class Serving:
     Args:
         view: the view's name, for messages.
         plan: the view's plan without labels; its outputs are the slots of a vector.
-        fitted: the transformations of a training dataset.
+        hidden: outputs that on-demand functions may read, and that vectors leave out.
+        fitted: the transformations of a training dataset; None gives vectors as they are stored.
     Raises:
         SchemaMismatch: a group that gives features is not online, or is joined in a way its online rows are not.
     """
 
-    def __init__(self, store: FeatureStore, view: str, plan: Plan, fitted: FittedTransformations) -> None:
+    def __init__(
+        self, store: FeatureStore, view: str, plan: Plan, fitted: FittedTransformations | None = None, *,
+        hidden: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.view = view
-        self.names = [o.name for o in plan.outputs]
-        self.features = {o.name: replace(o.feature, name=o.name) for o in plan.outputs}
-        self.on_demand = tuple(o.name for o in plan.outputs if o.feature.on_demand)
-        lookups = [found for place in range(len(plan.sources)) if (found := _lookup(store, plan, place, self.names))]
+        self._functions = request_functions(store, view, plan)
+        read = {plan.outputs[slot].name for slot in self._functions.reads}
+        plan = replace(plan, outputs=tuple(o for o in plan.outputs if o.name not in hidden or o.name in read))
+        # Hidden ones go last, so that a vector is the beginning of its slots.
+        plan = replace(plan, outputs=tuple(sorted(plan.outputs, key=lambda o: o.name in hidden)))
+        self._functions = request_functions(store, view, plan)
+        slots = [o.name for o in plan.outputs]
+        self.names = [n for n in slots if n not in hidden]
+        self.request_parameters = self._functions.parameters
+        self._has_functions = bool(self._functions.slots)
+        features = {o.name: replace(o.feature, name=o.name) for o in plan.outputs}
+        self.on_demand = tuple(
+            o.name for slot, o in enumerate(plan.outputs) if o.feature.on_demand and slot not in self._functions.slots
+        )
+        lookups = [found for place in range(len(plan.sources)) if (found := _lookup(store, plan, place, slots))]
         self.keys = tuple(dict.fromkeys(k for lookup in lookups for k in lookup.keys))
-        self.transform = fitted.compile(self.names)
+        self.transform = fitted.compile(self.names) if fitted is not None else list
         self._now = store.now_micros
         self._reader = store.online.reader([(found.table, found.columns) for found in lookups]) if lookups else None
         parts = self._reader.parts if self._reader else []
@@ -79,38 +96,55 @@ class Serving:
             for found, encoders in zip(lookups, self._reader.encoders if self._reader else [], strict=True)
             for name, encode in zip(found.keys, encoders, strict=True)
         ]
-        self._pick, self._blank, self._decoders = _places(self._lookups, parts, len(self.names))
-        self._accept = {name: acceptor(feature, "passed_features") for name, feature in self.features.items()}
-        self._slots = {name: slot for slot, name in enumerate(self.names)}
-        raw = pa.schema([(name, self.features[name].type) for name in self.names])
-        self._schemas = {False: raw, True: fitted.transform(raw.empty_table()).schema}
+        self._pick, self._blank, self._decoders = _places(self._lookups, parts, len(slots))
+        self._accept = {name: acceptor(feature, "passed_features") for name, feature in features.items()}
+        self._slots = {name: slot for slot, name in enumerate(slots)}
+        self._width = len(self.names) if len(self.names) < len(slots) else None
+        raw = pa.schema([(name, features[name].type) for name in self.names])
+        self._schemas = {False: raw, True: raw if fitted is None else fitted.transform(raw.empty_table()).schema}
 
     def vector(
-        self, entry: Mapping[str, Any], passed: Mapping[str, Any] | None, *, transform: bool, allow_missing: bool
-    ) -> Vector:
+        self, entry: Mapping[str, Any], passed: Mapping[str, Any] | None, request: Mapping[str, Any] | None, *,
+        transform: bool, allow_missing: bool,
+    ) -> Vector:  # fmt: skip
         """One vector; raises as `FeatureView.get_feature_vector`."""
         parameters = self._encoded(entry)
-        given = self._given(passed or _NOTHING, allow_missing)
+        given, asked = self._given(passed or _NOTHING, request or _NOTHING, allow_missing)
         row = self._reader.row(parameters) if self._reader is not None else (0,)
-        vector = self._vector(row, entry, given, allow_missing, self._now() if self._expires else 0)
+        vector = self._vector(row, entry, given, asked, allow_missing, self._now() if self._expires else 0)
         return self.transform(vector) if transform else vector
 
     def vectors(
-        self, entries: Sequence[Mapping[str, Any]], passed: Sequence[Mapping[str, Any]] | None, *, transform: bool,
-        allow_missing: bool,
+        self, entries: Sequence[Mapping[str, Any]], passed: Sequence[Mapping[str, Any]] | None,
+        request: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None, *, transform: bool, allow_missing: bool,
     ) -> list[Vector]:  # fmt: skip
-        """As many vectors as entries, in their order; `passed` has one mapping per entry. All at one moment."""
-        if passed is not None and len(passed) != len(entries):
-            raise InvalidData(f"{len(entries)} entries but {len(passed)} passed_features; give one for each entry.")
+        """As many vectors as entries, in their order, all at one moment."""
         parameters = [value for entry in entries for value in self._encoded(entry)]
-        given = [self._given(one or _NOTHING, allow_missing) for one in passed or [_NOTHING] * len(entries)]
+        given = self._given_each(len(entries), passed, request, allow_missing)
         rows = self._reader.rows(parameters) if self._reader is not None else [(0,)] * len(entries)
         now = self._now() if self._expires else 0
         vectors = [
-            self._vector(row, entry, one, allow_missing, now)
+            self._vector(row, entry, *one, allow_missing, now)
             for row, entry, one in zip(rows, entries, given, strict=True)
         ]
         return [self.transform(vector) for vector in vectors] if transform else vectors
+
+    def _given_each(
+        self, count: int, passed: Sequence[Mapping[str, Any]] | None,
+        request: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None, allow_missing: bool,
+    ) -> list[_Given]:  # fmt: skip
+        """`_given` of each entry; one mapping of request parameters counts for all of them."""
+        requests = [request] * count if isinstance(request, Mapping) else request
+        for what, those in (("passed_features", passed), ("request_parameters", requests)):
+            if those is not None and len(those) != count:
+                raise InvalidData(f"{count} entries but {len(those)} {what}; give one for each entry.")
+        if count and not passed and not requests:
+            return [self._given(_NOTHING, _NOTHING, allow_missing)] * count
+        nothing = [_NOTHING] * count
+        return [
+            self._given(p or _NOTHING, r or _NOTHING, allow_missing)
+            for p, r in zip(passed or nothing, requests or nothing, strict=True)
+        ]
 
     def _encoded(self, entry: Mapping[str, Any]) -> list[Any]:
         """The parameters of the statement for an entry, every name and type checked."""
@@ -145,21 +179,25 @@ class Serving:
                 )
         return error
 
-    def _given(self, passed: Mapping[str, Any], allow_missing: bool) -> dict[int, Any]:
-        """The values that come with the request, by slot."""
-        if not passed and (allow_missing or not self.on_demand):
-            return {}
-        if unknown := [n for n in passed if n not in self._slots]:
-            raise SchemaMismatch(f"passed_features {unknown} are no features of {self.view}; it has {self.names}.")
-        if not allow_missing and (missing := [n for n in self.on_demand if n not in passed]):
-            raise SchemaMismatch(
-                f"The features {missing} of {self.view} come with each request: put them in passed_features."
-            )
-        return {self._slots[name]: self._accept[name](value) for name, value in passed.items()}
+    def _given(self, passed: Mapping[str, Any], request: Mapping[str, Any], allow_missing: bool) -> _Given:
+        """What comes with the request, checked: values by slot, and parameters of on-demand functions by name."""
+        given = {}
+        if passed or (self.on_demand and not allow_missing):
+            if unknown := [n for n in passed if n not in self._slots]:
+                raise SchemaMismatch(f"passed_features {unknown} are no features of {self.view}; it has {self.names}.")
+            if not allow_missing and (missing := [n for n in self.on_demand if n not in passed]):
+                raise SchemaMismatch(
+                    f"The features {missing} of {self.view} come with each request: put them in passed_features."
+                )
+            given = {self._slots[name]: self._accept[name](value) for name, value in passed.items()}
+        if request or self._has_functions:
+            return given, self._functions.accepted(request, given, allow_missing=allow_missing)
+        return given, _NOTHING
 
     def _vector(
-        self, row: Row, entry: Mapping[str, Any], given: Mapping[int, Any], allow_missing: bool, now: int
-    ) -> Vector:
+        self, row: Row, entry: Mapping[str, Any], given: Mapping[int, Any], asked: Mapping[str, Any],
+        allow_missing: bool, now: int,
+    ) -> Vector:  # fmt: skip
         vector = list(self._pick(row))
         for lookup in self._lookups:
             time = row[lookup.time]
@@ -176,7 +214,9 @@ class Serving:
                 vector[slot] = decode(value)
         for slot, value in given.items():
             vector[slot] = value
-        return vector
+        if self._has_functions:
+            self._functions.fill(vector, asked, given)
+        return vector if self._width is None else vector[: self._width]
 
     def _not_found(self, lookup: _Lookup, entry: Mapping[str, Any], is_expired: bool) -> NotFound:
         shown = {k: entry[k] for k in lookup.keys}
@@ -209,6 +249,14 @@ class Serving:
         columns = zip(*vectors, strict=True) if vectors else [()] * len(schema)
         arrays = [pa.array(list(values), field.type) for values, field in zip(columns, schema, strict=True)]
         return to_frame(pa.Table.from_arrays(arrays, schema=schema), return_type, nullable=True)
+
+
+def request_functions(store: FeatureStore, view: str, plan: Plan) -> RequestFunctions:
+    """The on-demand functions behind the outputs of a plan."""
+    places = dict.fromkeys(o.source for o in plan.outputs if o.feature.on_demand)
+    groups = {place: store.group(plan.sources[place].definition.ref) for place in places}
+    functions = {place: group.definition.transformation_functions for place, group in groups.items()}
+    return RequestFunctions(plan, functions, view)
 
 
 def _lookup(store: FeatureStore, plan: Plan, place: int, names: list[str]) -> _Lookup | None:

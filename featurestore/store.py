@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from featurestore import delta, transformations, validation
+from featurestore import delta, on_demand, transformations, validation
 from featurestore.catalog import Catalog
 from featurestore.engines import as_of
 from featurestore.engines import duckdb as engine
@@ -69,7 +69,8 @@ class FeatureStore:
         event_time: str | None = None, features: Sequence[Feature] | None = None, online_enabled: bool = False,
         partition_key: Sequence[str] = (), foreign_key: Sequence[str] = (), expectation_suite: Any = None,
         validation_ingestion_policy: Policy = "STRICT", statistics_config: bool = True,
-        ttl: timedelta | None = None, tags: Mapping[str, Any] | None = None,
+        ttl: timedelta | None = None, transformation_functions: on_demand.Spec | None = None,
+        tags: Mapping[str, Any] | None = None,
     ) -> FeatureGroup:  # fmt: skip
         """The feature group of that name and version; created when it does not exist.
 
@@ -83,6 +84,8 @@ class FeatureStore:
             expectation_suite: rules checked before each write: a Great Expectations suite, a dict or JSON text.
             validation_ingestion_policy: "STRICT" refuses a batch that fails, "ALWAYS" writes it with its report.
             ttl: age beyond which a row no longer counts, in joins and online.
+            transformation_functions: on-demand functions, each made with `@udf`: computed on insert for history, and
+                from `request_parameters` for a feature vector. Their results are features of the group.
         Raises:
             SchemaMismatch: it exists with other keys, event time or features; or a name that is not allowed.
         """
@@ -93,6 +96,7 @@ class FeatureStore:
             _names(partition_key), _names(foreign_key),
             validation.normalise(expectation_suite) if expectation_suite is not None else None,
             validation_ingestion_policy, statistics_config, ttl, dict(tags or {}),
+            on_demand.parse(transformation_functions, f"Feature group {name!r}"),
         )  # fmt: skip
         if features is not None:
             wanted = wanted.with_features(features)
@@ -108,7 +112,10 @@ class FeatureStore:
         identifier, data = existing
         stored = GroupDefinition.from_json(wanted.ref, data)
         _check_same(stored, wanted)
-        merged = replace(wanted, features=stored.features or wanted.features)
+        merged = replace(
+            wanted, features=stored.features or wanted.features,
+            transformation_functions=stored.transformation_functions,
+        )  # fmt: skip
         merged = replace(merged, tags={**(stored.tags or {}), **(wanted.tags or {})})
         if not description:
             merged = replace(merged, description=stored.description)
@@ -379,12 +386,15 @@ def _check_same(stored: GroupDefinition, wanted: GroupDefinition) -> None:
     def shape(features: Sequence[Feature]) -> list[str]:
         return [f"{f.name} {f.dtype}{' on demand' if f.on_demand else ''}" for f in features]
 
-    both = [
+    both: list[tuple[str, Any, Any]] = [
         ("primary key", list(stored.primary_key), list(wanted.primary_key)),
         ("event time", stored.event_time, wanted.event_time),
     ]
     if stored.features and wanted.features:
         both.append(("features", shape(stored.features), shape(wanted.features)))
+    if wanted.transformation_functions:
+        stored_functions, functions = ([f.to_json() for f in d.transformation_functions] for d in (stored, wanted))
+        both.append(("on-demand functions", stored_functions, functions))
     for what, there, here in both:
         if there != here:
             raise SchemaMismatch(
