@@ -369,6 +369,43 @@ class Written:
     rows: pa.Table
 
 
+@dataclass(frozen=True)
+class RowFile:
+    """A data file and when it was part of the table: from the commit at `added` until that at `removed` (None: still).
+
+    A file that compaction wrote counts from when the first of those it replaced did.
+    """
+
+    path: str
+    added: datetime
+    removed: datetime | None
+
+
+def row_files(location: str, version: int) -> list[RowFile]:
+    """Every data file that was part of the table at or before a version: together all values its rows ever had.
+
+    Files that compaction replaced are left out, because their rows lie on in those it wrote. A file may have been
+    vacuumed since.
+
+    Raises:
+        FeatureStoreError: the log has gaps or does not reach back to the first version.
+    """
+    lives: dict[str, RowFile] = {}
+    for entry in delta_log.entries(location, 0, version):
+        commit = _commit_of({**entry.info, "version": entry.version})
+        if commit.operation == "optimize":
+            replaced = [lives.pop(path) for path in entry.removed if path in lives]
+            added = min((f.added for f in replaced), default=commit.time)
+        else:
+            for path in entry.removed:
+                if path in lives:
+                    lives[path] = replace(lives[path], removed=commit.time)
+            added = commit.time
+        for path in entry.added:
+            lives[path] = RowFile(f"{location.rstrip('/')}/{path}", added, None)
+    return list(lives.values())
+
+
 def upsert(
     location: str, rows: pa.Table, *, identity: Sequence[str], order: str, who: str, window: Window | None = None,
     deduplicated: int = 0, tags: Mapping[str, Any] | None = None, clock: Callable[[], datetime],

@@ -25,7 +25,8 @@ class GroupRef(NamedTuple):
     version: int
 
     def __str__(self) -> str:
-        return f"{self.name}_v{self.version}"
+        # A frame that is not stored takes part in a plan as a group without versions.
+        return f"{self.name}_v{self.version}" if self.version else self.name
 
 
 class Reader(Protocol):
@@ -71,13 +72,32 @@ class Filter:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison(Filter):
     """One column against a value."""
 
     column: Column
     operator: Operator
     value: Any = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", _plain(self.value, self.column))
+
+    def __eq__(self, other: object) -> bool:
+        # Written out, because the == of two columns is a filter, which has no truth value.
+        return isinstance(other, Comparison) and self._parts == other._parts
+
+    def __hash__(self) -> int:
+        return hash(self._parts)
+
+    def __str__(self) -> str:
+        if self.operator == "is_null":
+            return f"{self.column.name} is null"
+        return f"{self.column.name} {self.operator} {self.value!r}"
+
+    @property
+    def _parts(self) -> tuple[Any, ...]:
+        return (self.column.group, self.column.name, self.operator, type(self.value), self.value)
 
     def columns(self) -> Iterable[Column]:
         """The one column compared."""
@@ -94,6 +114,9 @@ class Combined(Filter):
 
     how: Literal["and", "or", "not"]
     parts: tuple[Filter, ...]
+
+    def __str__(self) -> str:
+        return f"not ({self.parts[0]})" if self.how == "not" else f"({f' {self.how} '.join(map(str, self.parts))})"
 
     def columns(self) -> Iterable[Column]:
         """The columns of all parts."""
@@ -134,6 +157,8 @@ class Column:
 
     def isin(self, values: Iterable[Any]) -> Comparison:
         """Equal to one of the values."""
+        if isinstance(values, str | bytes):
+            raise SchemaMismatch(f"isin({values!r}): expected a list of values, such as [{values!r}].")
         return Comparison(self, "in", tuple(values))
 
     def like(self, pattern: str) -> Comparison:
@@ -207,6 +232,8 @@ class Query:
 
     def filter(self, condition: Filter) -> Query:
         """Keep the rows that meet a condition: before joins, of the group's own rows; after joins, of the result."""
+        if self.row_limit is not None:
+            raise JoinError("A filter after a limit would keep fewer rows than asked for. Filter first, then limit.")
         if not isinstance(condition, Filter):
             raise SchemaMismatch(f"{condition!r} is not a filter. Write fg['amount'] > 10, combined with &, | and ~.")
         if self.joins:
@@ -215,7 +242,9 @@ class Query:
 
     def limit(self, n: int) -> Query:
         """Only the first rows."""
-        return replace(self, row_limit=n)
+        if not isinstance(n, int) or isinstance(n, bool) or n < 0:
+            raise SchemaMismatch(f"limit({n!r}): expected a whole number of rows, from 0.")
+        return replace(self, row_limit=n if self.row_limit is None else min(n, self.row_limit))
 
     def as_of(self, moment: int | TimeLike) -> Query:
         """The query over its groups as they were stored at a time (or, of a single group, at a Delta version).
@@ -286,6 +315,25 @@ class Query:
         }  # fmt: skip
 
 
+def _plain(value: Any, column: Column) -> Any:
+    """A value as Python's own type, so that a filter is data that JSON can hold."""
+    if isinstance(value, tuple):
+        return tuple(_plain(v, column) for v in value)
+    if isinstance(value, Column):
+        raise SchemaMismatch(
+            f"The filter compares {column.name!r} of {column.group} with another column, {value.name!r}. "
+            "A filter compares with a value; compute the comparison as a feature of its own."
+        )
+    if hasattr(value, "dtype"):
+        if getattr(value, "ndim", 0):
+            raise SchemaMismatch(
+                f"The filter on {column.name!r} of {column.group} has a {type(value).__name__} of many values. "
+                "Use isin([...]) to compare with several."
+            )
+        value = value.astype("datetime64[us]").item() if value.dtype.kind == "M" else value.item()
+    return value
+
+
 def both(first: Filter | None, second: Filter | None) -> Filter | None:
     """The filter that asks for both; None asks for nothing."""
     return second if first is None else first if second is None else first & second
@@ -331,8 +379,8 @@ def _value_to_json(value: Any) -> Any:
         return {"date": value.isoformat()}
     if isinstance(value, Decimal):
         return {"decimal": str(value)}
-    if hasattr(value, "item"):  # numpy scalars
-        return value.item()
+    if isinstance(value, bytes):
+        return {"bytes": value.hex()}
     return value
 
 
@@ -345,4 +393,6 @@ def _value_from_json(value: Any) -> Any:
         return parse_time(value["time"])
     if "date" in value:
         return date.fromisoformat(value["date"])
+    if "bytes" in value:
+        return bytes.fromhex(value["bytes"])
     return Decimal(value["decimal"])

@@ -275,7 +275,7 @@ def _lookup(store: FeatureStore, plan: Plan, place: int, names: list[str]) -> _L
             f"{group.ref} is joined to {plan.sources[source.parent].definition.ref}, whose row gives its "
             "key; serving looks up groups joined to the left-most group only."
         )
-    if place and (source.row_filter is not None or source.version is not None):
+    if place and (source.row_filter is not None or source.version is not None or plan.chooses(place)):
         raise SchemaMismatch(
             f"{group.ref} is joined with a filter or as of a version, which its online rows do not have, so "
             "vectors would differ from the training data. Filter in the feature pipeline, into a group of its own."

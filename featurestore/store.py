@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from featurestore import delta, on_demand, transformations, validation
+from featurestore import delta, offline, on_demand, transformations, validation
 from featurestore.catalog import Catalog
-from featurestore.engines import as_of
-from featurestore.engines import duckdb as engine
-from featurestore.errors import Conflict, InvalidTime, SchemaMismatch
+from featurestore.engines import sql
+from featurestore.errors import Conflict, SchemaMismatch
 from featurestore.feature_group import FeatureGroup, GroupDefinition, Policy
 from featurestore.feature_view import FeatureView
 from featurestore.online import OnlineStore
@@ -24,16 +23,13 @@ from featurestore.point_in_time import Definition, Plan
 from featurestore.point_in_time import plan as plan_of
 from featurestore.query import GroupRef, Query
 from featurestore.schema import DataFrameType, Feature, check_name, check_version, to_frame
-from featurestore.times import TimeLike, parse_time, to_micros
+from featurestore.times import TimeLike, to_micros
 from featurestore.transformations import TransformationFunction
 
 if TYPE_CHECKING:
     from featurestore.settings import Settings
 
 _log = logging.getLogger(__name__)
-
-ROWS_TO_STREAM = 100_000
-"""Joined groups with fewer rows than this in all are joined by DuckDB: it is then as fast as streaming them."""
 
 
 class FeatureStore:
@@ -275,7 +271,7 @@ class FeatureStore:
     def query_sql(self, query: Query) -> str:
         """The SQL that runs a query, with the tables' names in place of their files."""
         plan = plan_of(query, self.definitions(query))
-        return engine.statement(plan, [engine.quote(str(s.definition.ref)) for s in plan.sources])
+        return sql.statement(plan, [sql.quote(str(s.definition.ref)) for s in plan.sources])
 
     def explain_query(self, query: Query) -> str:
         """The plan of a query in words."""
@@ -300,34 +296,21 @@ class FeatureStore:
     def run(
         self, plan: Plan, versions: Mapping[GroupRef, int], *, start: TimeLike | None = None,
         end: TimeLike | None = None, as_known: bool = False, ordered: bool = True,
+        entities: pa.Table | None = None,
     ) -> pa.Table:  # fmt: skip
         """Run a plan over the given Delta versions of its groups; rows of `[start, end)` by the spine's event time.
 
         Args:
             as_known: use, for each row of the spine, only what had been committed by its time.
             ordered: False leaves the rows in any order.
+            entities: the spine's rows, when they are not stored.
+        Raises:
+            InvalidTime: a start or end, and the spine has no event time.
+            NotReproducible: files of a version, or with `as_known` of an earlier one, are gone.
         """
-        plan = replace(plan, as_known=plan.as_known or as_known)
-        first, last = (None if t is None else parse_time(t) for t in (start, end))
-        if plan.spine.event_time is None and not (first is None and last is None):
-            raise InvalidTime(
-                f"{plan.spine.ref} has no event time, so its rows cannot be chosen by time. "
-                "Leave the start and end out."
-            )
-        inputs, joined, partitioned = [], 0, False
-        for place, source in enumerate(plan.sources):
-            group = self.group(source.definition.ref)
-            snapshot = group.snapshot(source.version if source.version is not None else versions[group.ref])
-            joined += snapshot.rows if place else 0
-            partitioned |= bool(group.definition.partition_key)
-            timed = source.definition.event_time is not None and plan.spine.event_time is not None
-            # Later than the spine's end nothing can match; earlier than its start everything may, but in the spine.
-            inputs.append(snapshot.between(first if timed and place == 0 else None, last if timed else None))
-        # The statement is the definition; the other engine gives the same rows sooner, from about this size on.
-        streams = joined >= ROWS_TO_STREAM and not plan.as_known and not partitioned
-        return (as_of if streams else engine).execute(
-            plan, inputs, start=first, end=last, ordered=ordered, memory_limit=self.settings.memory_limit,
-            threads=self.settings.threads,
+        return offline.run(
+            self, replace(plan, as_known=plan.as_known or as_known), versions, start=start, end=end, ordered=ordered,
+            entities=entities,
         )  # fmt: skip
 
     def pins(self, ref: GroupRef) -> dict[int, list[str]]:

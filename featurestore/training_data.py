@@ -17,7 +17,7 @@ from featurestore import splits, training_files
 from featurestore.errors import Conflict, FeatureStoreError, InvalidData, NotFound, NotReproducible, SchemaMismatch
 from featurestore.keyed_rows import KEY, chosen, transform_rows, values, with_keys
 from featurestore.point_in_time import Output, Plan
-from featurestore.query import GroupRef, both, filter_from_json
+from featurestore.query import GroupRef, filter_from_json
 from featurestore.schema import DataFrameType, parse_dtype, spell_dtype, to_frame
 from featurestore.splits import split_from_json
 from featurestore.times import parse_time
@@ -209,7 +209,8 @@ class TrainingData:
     def _plan_of(self, recipe: Mapping[str, Any]) -> Plan:
         """The view's plan, with the ttl the groups had, narrowed as the recipe says."""
         plan = self._view.plan(labels=True, helpers="training")
-        plan = replace(plan, result_filter=both(plan.result_filter, filter_from_json(recipe["extra_filter"])))
+        extra = filter_from_json(recipe["extra_filter"])
+        plan = plan if extra is None else plan.filtered(extra)
         pinned = [recipe["groups"][str(s.definition.ref)] for s in plan.sources]
         sources = [
             replace(s, definition=replace(s.definition, ttl=_length(pin["ttl_microseconds"])))

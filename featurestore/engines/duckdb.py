@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime, timedelta
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
+from featurestore.engines.sql import COMMITTED_AT, REMOVED_AT, condition_sql, statement
+from featurestore.engines.sql import literal as literal
+from featurestore.engines.sql import quote as quote
+from featurestore.engines.sql import text as text
 from featurestore.errors import FeatureStoreError, NotReproducible
-from featurestore.point_in_time import Plan, Source
-from featurestore.query import Column, Combined, Comparison, Filter
+from featurestore.point_in_time import Plan
+from featurestore.query import Column, Filter
+from featurestore.schema import TIMESTAMP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,22 +27,30 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 _lock = threading.Lock()
-_databases: dict[tuple[str, int], DuckDBPyConnection] = {}
+_databases: dict[tuple[str, int, str | None], DuckDBPyConnection] = {}
+
+_DATABASES = 4
+"""Settings, and so databases, that one process keeps at once: each holds threads and a buffer pool."""
 
 
-def quote(name: str) -> str:
-    """A name as an SQL identifier, whatever characters it holds."""
-    return '"' + name.replace('"', '""') + '"'
+class Past(NamedTuple):
+    """A file that is, or was until `removed`, part of a table."""
+
+    path: str
+    removed: datetime | None
 
 
-def text(value: str) -> str:
-    """A text as an SQL literal."""
-    return "'" + value.replace("'", "''") + "'"
+Input: TypeAlias = Sequence[str] | Sequence[Past] | pa.Table
+"""What a source of a plan is read from."""
 
 
 @contextmanager
-def connection(memory_limit: str = "4GB", threads: int = 0) -> Iterator[DuckDBPyConnection]:
+def connection(
+    memory_limit: str = "4GB", threads: int = 0, temp_directory: str | None = None
+) -> Iterator[DuckDBPyConnection]:
     """A connection of this process's in-memory database; errors come out as ours.
+
+    With a folder to spill to, rows come in no order but that of an ORDER BY, so that large results need not be held.
 
     Raises:
         NotReproducible: a data file that the query needs is gone.
@@ -46,14 +59,20 @@ def connection(memory_limit: str = "4GB", threads: int = 0) -> Iterator[DuckDBPy
     import duckdb
 
     with _lock:
-        database = _databases.get((memory_limit, threads))
+        database = _databases.get((memory_limit, threads, temp_directory))
         if database is None:
             # The asof setting: a source of unknown size would otherwise get a nested loop that does not end.
             database = duckdb.connect(config={"memory_limit": memory_limit, "autoinstall_known_extensions": False})
             database.execute("SET TimeZone = 'UTC'; SET asof_loop_join_threshold = 0")
             if threads:
                 database.execute(f"SET threads = {threads:d}")
-            _databases[memory_limit, threads] = database
+            if temp_directory is not None:
+                # Each process needs a folder of its own: DuckDB gives the files in it the same names everywhere.
+                database.execute(f"SET temp_directory = {text(f'{temp_directory}/duckdb-{os.getpid()}')}")
+                database.execute("SET preserve_insertion_order = false")
+            while len(_databases) >= _DATABASES:
+                del _databases[next(iter(_databases))]  # closes when its last cursor does
+            _databases[memory_limit, threads, temp_directory] = database
         cursor = database.cursor()
     try:
         cursor.execute("SET TimeZone = 'UTC'")
@@ -74,17 +93,18 @@ def scan(files: Sequence[str], *, evolved: bool = False, place: str | None = Non
 
     `place` names an extra column with the path of each row's file.
     """
-    options = "".join(
-        [", union_by_name = true" if evolved else "", f", filename = {text(place)}" if place is not None else ""]
-    )
+    # DuckDB would take any `name=value` folder above a file for a partition and put its value into that column.
+    options = ", hive_partitioning = false" + (", union_by_name = true" if evolved else "")
+    options += f", filename = {text(place)}" if place is not None else ""
     return f"read_parquet([{', '.join(text(f) for f in files)}]{options})"
 
 
 def run(
-    sql: str, tables: Mapping[str, pa.Table] | None = None, *, memory_limit: str = "4GB", threads: int = 0
-) -> pa.Table:
+    sql: str, tables: Mapping[str, pa.Table] | None = None, *, memory_limit: str = "4GB", threads: int = 0,
+    temp_directory: str | None = None,
+) -> pa.Table:  # fmt: skip
     """Run one statement over registered Arrow tables; times come back as UTC microseconds."""
-    with connection(memory_limit, threads) as con:
+    with connection(memory_limit, threads, temp_directory) as con:
         for name, table in (tables or {}).items():
             con.register(name, table)
         return con.sql(sql).to_arrow_table()
@@ -109,27 +129,6 @@ def _numbers(rows: pa.Table) -> pa.Array:
 
 def _within(order: str, low: Any, high: Any) -> str:
     return f"{quote(order)} BETWEEN {literal(low)} AND {literal(high)}"
-
-
-def literal(value: Any) -> str:
-    """A Python value as an SQL literal."""
-    if value is None:
-        return "NULL"
-    if isinstance(value, bool):
-        return "TRUE" if value else "FALSE"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        return f"{value!r}::DOUBLE" if value == value and abs(value) != float("inf") else f"'{value}'::DOUBLE"
-    if isinstance(value, datetime):
-        return f"TIMESTAMPTZ '{value.isoformat(sep=' ')}'"
-    if isinstance(value, date):
-        return f"DATE '{value.isoformat()}'"
-    if isinstance(value, Decimal):
-        return f"{value}::DECIMAL(38, {max(-int(value.as_tuple().exponent), 0)})"
-    if isinstance(value, bytes):
-        return "'" + "".join(f"\\x{b:02X}" for b in value) + "'::BLOB"
-    return text(str(value))
 
 
 def compare(
@@ -221,119 +220,49 @@ def without(rows: pa.Table, others: pa.Table) -> pa.Table:
     return as_schema(run(f"FROM r ANTI JOIN o ON {on}", {"r": rows, "o": others}), rows.schema)
 
 
-def statement(
-    plan: Plan,
-    tables: Sequence[str],
-    *,
-    start: datetime | None = None,
-    end: datetime | None = None,
-    ordered: bool = True,
-) -> str:
-    """The SQL of a plan; `tables` are the table expressions of its sources, in order."""
-    needed = plan.needed_columns()
-    spine = plan.spine
-    order = [*([spine.event_time] if spine.event_time else []), *spine.primary_key]
-    parts = []
-    for place, (source, table) in enumerate(zip(plan.sources, tables, strict=True)):
-        columns = ", ".join(f"{quote(c)} AS {_inner(place, c)}" for c in needed[place])
-        conditions = [condition_sql(source.row_filter, quote_plain)] if source.row_filter is not None else []
-        if place == 0 and spine.event_time is not None:
-            time = quote(spine.event_time)
-            conditions += [f"{time} >= {literal(start)}"] if start is not None else []
-            conditions += [f"{time} < {literal(end)}"] if end is not None else []
-        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        newest = ""
-        if source.match == "newest" and place:
-            keys = ", ".join(quote(r) for _, r in source.keys)
-            time = quote(str(source.definition.event_time))
-            newest = f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {time} DESC) = 1"
-        parts.append(f"s{place} AS (SELECT {columns} FROM {table}{where}{newest})")
-    by = ", ".join(_inner(0, c) for c in order) or "(SELECT NULL)"
-    parts.append(f"j0 AS (SELECT row_number() OVER (ORDER BY {by}) AS __row, * FROM s0)")
-    for place, source in enumerate(plan.sources[1:], start=1):
-        parts.append(_join(plan, source, place, needed[place]))
-    last = f"j{len(plan.sources) - 1}"
-    outputs = ", ".join(f"{_inner(o.source, o.column)} AS {quote(o.name)}" for o in plan.outputs)
-    where = ""
-    if plan.result_filter is not None:
-        where = f"\nWHERE {condition_sql(plan.result_filter, lambda c: _inner(plan.source_of(c), c.name))}"
-    tail = ("\nORDER BY __row" if ordered else "") + (f" LIMIT {plan.limit:d}" if plan.limit is not None else "")
-    return "WITH " + ",\n     ".join(parts) + f"\nSELECT {outputs} FROM {last}{where}{tail}"
-
-
-def _inner(place: int, column: str) -> str:
-    return quote(f"{place}.{column}")
-
-
 def quote_plain(column: Column) -> str:
     """A filter's column inside its own table."""
     return quote(column.name)
 
 
-def _join(plan: Plan, source: Source, place: int, columns: Sequence[str]) -> str:
-    left, right = f"j{place - 1}", f"s{place}"
-    on = [f"{left}.{_inner(source.parent, a)} = {right}.{_inner(place, b)}" for a, b in source.keys]
-    how = "JOIN" if source.inner else "LEFT JOIN"
-    fresh = ""
-    if source.match == "as of":
-        spine_time = f"{left}.{_inner(0, str(plan.spine.event_time))}"
-        time = f"{right}.{_inner(place, str(source.definition.event_time))}"
-        on.append(f"{spine_time} >= {time}")
-        how = f"ASOF {how}"
-        if source.definition.ttl is not None:
-            age = source.definition.ttl // timedelta(microseconds=1)
-            fresh = f"epoch_us({spine_time}) - epoch_us({time}) <= {age}"
-    if fresh and not source.inner:
-        picked = ", ".join(
-            f"CASE WHEN {fresh} THEN {right}.{_inner(place, c)} END AS {_inner(place, c)}" for c in columns
-        )
-    else:
-        picked = ", ".join(f"{right}.{_inner(place, c)}" for c in columns)
-    where = f" WHERE {fresh}" if fresh and source.inner else ""
-    return f"j{place} AS (SELECT {left}.*, {picked} FROM {left} {how} {right} ON {' AND '.join(on)}{where})"
-
-
-_SQL_OPERATORS = {"==": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "like": "LIKE"}
-
-
-def condition_sql(condition: Filter, name: Callable[[Column], str]) -> str:
-    """A filter as an SQL condition; `name` says how each of its columns is called there."""
-    if isinstance(condition, Combined):
-        parts = [condition_sql(p, name) for p in condition.parts]
-        return f"(NOT {parts[0]})" if condition.how == "not" else f"({f' {condition.how.upper()} '.join(parts)})"
-    if not isinstance(condition, Comparison):
-        raise FeatureStoreError(f"{condition!r} is not a filter this engine knows.")
-    column, value = name(condition.column), condition.value
-    if condition.operator == "is_null":
-        return f"({column} IS NULL)"
-    if condition.operator == "in":
-        return f"({column} IN ({', '.join(literal(v) for v in value)}))" if value else "FALSE"
-    if condition.operator == "between":
-        return f"({column} BETWEEN {literal(value[0])} AND {literal(value[1])})"
-    return f"({column} {_SQL_OPERATORS[condition.operator]} {literal(value)})"
-
-
 def execute(
-    plan: Plan, inputs: Sequence[Sequence[str] | pa.Table], *, start: datetime | None = None,
-    end: datetime | None = None, ordered: bool = True, memory_limit: str = "4GB", threads: int = 0,
+    plan: Plan, inputs: Sequence[Input], *, start: datetime | None = None, end: datetime | None = None,
+    ordered: bool = True, memory_limit: str = "4GB", threads: int = 0, temp_directory: str | None = None,
 ) -> pa.Table:  # fmt: skip
-    """Run a plan over the Parquet files (or an Arrow table) of each source.
+    """Run any plan over the Parquet files (or an Arrow table) of each source.
 
-    Returns the plan's outputs, in order of the spine's event time and key. Nothing is read of columns not needed.
+    Args:
+        inputs: of a source whose past counts (`plan.is_as_known`) every file that was ever part of the table, with the
+            time it was removed; or a table with the columns `__committed_at` and `__removed_at`.
+    Returns the plan's outputs, in the plan's order. Nothing is read of columns not needed.
     """
-    if plan.as_known:
-        raise FeatureStoreError("as_known=True is not possible with this engine yet. Leave it out.")
     registered: dict[str, pa.Table] = {}
     tables = []
     for place, (source, given) in enumerate(zip(plan.sources, inputs, strict=True)):
-        if isinstance(given, pa.Table) or not given:
-            empty = pa.schema([(f.name, f.type) for f in source.definition.features]).empty_table()
-            registered[f"t{place}"] = given if isinstance(given, pa.Table) else empty
+        past = [pa.field(COMMITTED_AT, TIMESTAMP), pa.field(REMOVED_AT, TIMESTAMP)] if plan.is_as_known(place) else []
+        schema = pa.schema([*((f.name, f.type) for f in source.definition.features), *past])
+        if isinstance(given, pa.Table):
+            registered[f"t{place}"] = given
             tables.append(f"t{place}")
-        else:
-            tables.append(scan(given, evolved=True))
-    sql = statement(plan, tables, start=start, end=end, ordered=ordered)
-    result = run(sql, registered, memory_limit=memory_limit, threads=threads)
+            continue
+        # With the declared columns first, files may lack those that came later.
+        registered[f"t{place}"] = schema.empty_table()
+        parts = [f"SELECT * FROM t{place}"]
+        live = [f for f in given if isinstance(f, str)] + [
+            f.path for f in given if isinstance(f, Past) and f.removed is None
+        ]
+        gone = [f for f in given if isinstance(f, Past) and f.removed is not None]
+        parts += [f"SELECT * FROM {scan(live, evolved=True)}"] if live else []
+        if gone:
+            paths, times = [f.path for f in gone], [f.removed for f in gone]
+            registered[f"r{place}"] = pa.table({"__path": paths, REMOVED_AT: pa.array(times, TIMESTAMP)})
+            files = scan(paths, evolved=True, place="__path")
+            parts.append(f"SELECT * FROM {files} JOIN r{place} USING (__path)")
+        tables.append(f"({' UNION ALL BY NAME '.join(parts)}) AS t{place}")
+    result = run(
+        statement(plan, tables, start=start, end=end, ordered=ordered), registered, memory_limit=memory_limit,
+        threads=threads, temp_directory=temp_directory,
+    )  # fmt: skip
     return as_schema(result, pa.schema([(o.name, o.feature.type) for o in plan.outputs]))
 
 
@@ -353,7 +282,7 @@ def spine(
         conditions += [f"{quote(time)} >= {literal(start)}"] if start is not None else []
         conditions += [f"{quote(time)} < {literal(end)}"] if end is not None else []
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    by = ", ".join(quote(c) for c in [*([time] if time else []), *definition.primary_key]) if ordered else ""
+    by = ", ".join(quote(c) for c in plan.order) if ordered else ""
     tail = (f" ORDER BY {by}" if by else "") + (f" LIMIT {limit:d}" if limit is not None else "")
     picked = ", ".join(quote(c) for c in columns) or "1 AS __nothing"
     return run(
@@ -377,7 +306,7 @@ def holds(plan: Plan, tables: Sequence[pa.Table], columns: Sequence[Sequence[str
         return np.ones(tables[0].num_rows, dtype=bool)
     names = [f"{place}.{c}" for place, given in enumerate(columns) for c in given]
     rows = pa.table([t.column(c) for t, given in zip(tables, columns, strict=True) for c in given], names=names)
-    condition = condition_sql(plan.result_filter, lambda c: _inner(plan.source_of(c), c.name))
+    condition = condition_sql(plan.result_filter, lambda c: quote(f"{plan.source_of(c)}.{c.name}"))
     found = run(f"SELECT __row FROM result WHERE {condition}", {"result": rows.append_column("__row", _numbers(rows))})
     return _flags(found, rows.num_rows)
 

@@ -1,0 +1,80 @@
+"""Runs a plan over the stored files of its groups, with the engine that suits it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore import delta
+from featurestore.engines import as_of
+from featurestore.engines import duckdb as engine
+from featurestore.errors import InvalidTime, NotReproducible
+from featurestore.point_in_time import Plan
+from featurestore.query import GroupRef
+from featurestore.times import TimeLike, parse_time
+
+if TYPE_CHECKING:
+    from featurestore.feature_group import FeatureGroup
+    from featurestore.store import FeatureStore
+
+ROWS_TO_STREAM = 100_000
+"""Joined groups with fewer rows than this in all are joined by DuckDB: it is then as fast as streaming them."""
+
+
+def run(
+    store: FeatureStore, plan: Plan, versions: Mapping[GroupRef, int], *, start: TimeLike | None,
+    end: TimeLike | None, ordered: bool, entities: pa.Table | None,
+) -> pa.Table:  # fmt: skip
+    """The rows of a plan; arguments and errors as of `FeatureStore.run`."""
+    plan = replace(plan, now=plan.now or store.clock())
+    first, last = (None if t is None else parse_time(t) for t in (start, end))
+    time = plan.spine.event_time
+    if time is None and not (first is None and last is None):
+        raise InvalidTime(
+            f"{plan.spine.ref} has no event time, so its rows cannot be chosen by time. Leave the start and end out."
+        )
+    inputs: list[engine.Input] = []
+    earliest, joined = first, 0
+    for place, source in enumerate(plan.sources):
+        if place == 0 and entities is not None:
+            inputs.append(entities)
+            earliest = None if time is None else pc.min(entities.column(time)).as_py()
+            continue
+        group = store.group(source.definition.ref)
+        snapshot = group.snapshot(source.version if source.version is not None else versions[group.ref])
+        timed = source.definition.event_time is not None and time is not None
+        # Later than the spine's end nothing can match; earlier than its start everything may, but in the spine.
+        files: engine.Input = snapshot.between(first if timed and place == 0 else None, last if timed else None)
+        if place == 0:
+            lows = [f.low for f in snapshot.files if f.path in set(files)]
+            earliest = min(lows) if timed and lows and None not in lows else first
+        elif plan.is_as_known(place):
+            files = _past(group, snapshot.version, earliest)
+        joined += snapshot.rows if place else 0
+        inputs.append(files)
+    # The statement is the definition; the other engine gives the same rows sooner, from about this size on.
+    limits: dict[str, Any] = {"memory_limit": store.settings.memory_limit, "threads": store.settings.threads}
+    if joined >= ROWS_TO_STREAM and plan.is_plain:
+        return as_of.execute(plan, inputs, start=first, end=last, ordered=ordered, **limits)
+    spill = str(store.settings.home.resolve() / "tmp")
+    return engine.execute(plan, inputs, start=first, end=last, ordered=ordered, temp_directory=spill, **limits)
+
+
+def _past(group: FeatureGroup, version: int, earliest: datetime | None) -> list[engine.Past]:
+    """The files that tell what was known of a group at any time from `earliest` on."""
+    found = [
+        f for f in delta.row_files(group.location, version)
+        if earliest is None or f.removed is None or f.removed > earliest
+    ]  # fmt: skip
+    if gone := delta.missing_files(f.path for f in found):
+        raise NotReproducible(
+            f"What was known of {group.ref} at {earliest or 'every time'} can no longer be told: {len(gone)} of the "
+            f"files that held its earlier values are gone, removed by vacuum() or forget(). Read without as_known, "
+            "or only rows that are newer than the last correction before that vacuum."
+        )
+    return [engine.Past(f.path, f.removed) for f in found]
