@@ -52,7 +52,8 @@ def run(
         files: engine.Input = snapshot.between(first if timed and place == 0 else None, last if timed else None)
         if place == 0:
             lows = [f.low for f in snapshot.files if f.path in set(files)]
-            earliest = min(lows) if timed and lows and None not in lows else first
+            if timed and lows and None not in lows:
+                earliest = max([min(lows), *([first] if first else [])])
         elif plan.is_as_known(place):
             files = _past(group, snapshot.version, earliest)
         joined += snapshot.rows if place else 0
