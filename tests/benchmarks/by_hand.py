@@ -37,9 +37,24 @@ def scan(scale: Scale, folder: Path, *, big: bool = False) -> dict[str, Any]:
     return {"rows": sum(table.num_rows for table in tables)}
 
 
+def scan_polars(scale: Scale, folder: Path, *, big: bool = False) -> dict[str, Any]:
+    """The same by Polars."""
+    import polars as pl
+
+    labels, groups = _inputs(folder, big=big)
+    frames = [pl.scan_parquet(labels).select("card", "t", "y").collect()]
+    frames += [pl.scan_parquet(paths).select(_columns(number)).collect() for number, paths in groups.items()]
+    return {"rows": sum(frame.height for frame in frames)}
+
+
 def big_scan(scale: Scale, folder: Path) -> dict[str, Any]:
-    """The same at the size that is watched for its memory."""
+    """The scan at the size that is watched for its memory."""
     return scan(scale, folder, big=True)
+
+
+def big_scan_polars(scale: Scale, folder: Path) -> dict[str, Any]:
+    """The same by Polars."""
+    return scan_polars(scale, folder, big=True)
 
 
 def merge_asof(scale: Scale, folder: Path) -> dict[str, Any]:
@@ -220,8 +235,8 @@ def vectors(scale: Scale, folder: Path) -> dict[str, Any]:
 PIECES = {
     piece.__name__: piece
     for piece in (
-        scan, big_scan, merge_asof, polars, polars_sorted, duckdb, big_duckdb, append_short, append_long, merge,
-        sqlite_write, vector, vectors,
+        scan, big_scan, scan_polars, big_scan_polars, merge_asof, polars, polars_sorted, duckdb, big_duckdb,
+        append_short, append_long, merge, sqlite_write, vector, vectors,
     )
 }  # fmt: skip
 

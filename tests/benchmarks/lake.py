@@ -61,11 +61,3 @@ def copied(folder: Path) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         yield Path(shutil.copytree(home(folder), Path(scratch) / "store", copy_function=copy))
-
-
-def bytes_read() -> int:
-    """Bytes this process has read from files so far; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/self/io").read_text().split()[1])
-    except OSError:
-        return 0

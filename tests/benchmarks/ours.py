@@ -118,9 +118,8 @@ def _twenty_columns(folder: Path, name: str) -> dict[str, Any]:
     columns = data.names(1, data.CHOSEN)
     query = fs.get_feature_group("wide_labels", 1).select(["y"]).join(fs.get_feature_group(name, 1).select(columns))
     _import_libraries()
-    before = lake.bytes_read()
     seconds, joined = timed(lambda: query.read("arrow"))
-    return data.fingerprint(joined, columns) | {"seconds": seconds, "read": lake.bytes_read() - before}
+    return data.fingerprint(joined, columns) | {"seconds": seconds}
 
 
 def wide(scale: Scale, folder: Path) -> dict[str, Any]:

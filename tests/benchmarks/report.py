@@ -84,6 +84,16 @@ def _figure_cells(figures: Sequence[Figure]) -> list[list[str]]:
     return cells
 
 
+def sizes(bench: Bench) -> str:
+    """What the reader must know of the scale."""
+    meant = {
+        "full": "All sizes are those of the promises, but the largest join's.",
+        "large": "All sizes are those of the promises.",
+    }
+    smaller = f"SCALE={bench.scale_name} is smaller than what is promised: starting up weighs more. SCALE=full is it."
+    return meant.get(bench.scale_name, smaller)
+
+
 VERDICTS = ("work", "must reach", "measured", "")
 FIGURES = ("work", "by", "measured", "beside", "processor", "peak memory", "runs", "load")
 
@@ -91,7 +101,7 @@ FIGURES = ("work", "by", "measured", "beside", "processor", "peak memory", "runs
 def on_screen(bench: Bench) -> Group:
     """Both tables, for a terminal."""
     colours = {"reached": "green", "falls short": "red", "-": "yellow"}
-    first = Table(*VERDICTS, title="Promised and reached", box=box.SIMPLE)
+    first = Table(*VERDICTS, title="Promised and reached", caption=sizes(bench), box=box.SIMPLE)
     for cells in _merged(_verdict_cells(bench.verdicts)):
         first.add_row(*cells[:-1], f"[{colours[cells[-1]]}]{cells[-1]}")
     second = Table(*FIGURES, title="All figures", box=box.SIMPLE)
@@ -125,6 +135,6 @@ def as_page(bench: Bench) -> str:
         machine=f"- {about['cores']} cores ({about['cpu']}), {about['memory_gib']} GiB of memory, {about['system']}\n"
         f"- Python {about['python']}, {libraries}",
         verdicts=_markdown(VERDICTS, _verdict_cells(bench.verdicts)),
-        falls_short=counts + (f", {len(missing)} could not be measured" if missing else "") + ".",
+        falls_short=f"{sizes(bench)} " + counts + (f", {len(missing)} could not be measured" if missing else "") + ".",
         figures=_markdown(FIGURES, _figure_cells(bench.figures)),
     )  # fmt: skip
