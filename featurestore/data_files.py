@@ -94,6 +94,14 @@ def read(path: str, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
+def capacity(path: str) -> int:
+    """How many rows such as those of a file (it has some) a file takes."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        return _rows_per_file(file.read_row_group(0))
+
+
 def remove(folder: str, files: Iterable[NewFile]) -> None:
     """Delete files that no commit refers to."""
     for file in files:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pyarrow as pa
@@ -600,40 +600,99 @@ def _commit(
     Each portion is in order and gets files of its own. delta-rs could write them (`replaceWhere`), but then it decides
     what lies in which file, reads the files it replaces once more, and takes twice the time for an append.
     """
-    from deltalake.exceptions import DeltaError
-    from deltalake.transaction import AddAction, RemoveAction
-
-    partition_by = table.metadata().partition_columns
-    schema = table.schema()
-    indexed = [*_identity(pa.schema(schema.to_arrow())), COMMITTED_AT]
     added: list[data_files.NewFile] = []
     try:
         for rows in portions:
-            added += data_files.write(
-                before.location, [rows], order=before.order, indexed=indexed, partition_by=partition_by
-            )
-        millis = int(time.time() * 1000)
-        actions: list[AddAction | RemoveAction] = [
-            *(AddAction(f.name, f.size, f.partition, millis, True, f.statistics) for f in added),
-            *(RemoveAction(f.path[len(before.location) + 1 :], True, millis) for f in removed),
-        ]
-        properties = _properties(commit, before.watermark)
-        table.create_write_transaction(actions, "append", schema, partition_by, commit_properties=properties)
+            added += _write(table, before, [rows])
+        _publish(table, before, commit, added, removed)
+    except _Uncertain:
+        raise  # the files stay
+    except BaseException:
+        data_files.remove(before.location, added)
+        raise
+
+
+def _write(table: DeltaTable, before: Snapshot, batches: Iterable[pa.Table]) -> list[data_files.NewFile]:
+    indexed = [*_identity(pa.schema(table.schema().to_arrow())), COMMITTED_AT]
+    partition_by = table.metadata().partition_columns
+    return data_files.write(before.location, batches, order=before.order, indexed=indexed, partition_by=partition_by)
+
+
+class _Uncertain(FeatureStoreError):
+    """The log can be neither written nor read, so nobody knows whether the commit landed."""
+
+
+def _publish(
+    table: DeltaTable, before: Snapshot, commit: Commit, added: Iterable[data_files.NewFile],
+    removed: Iterable[DataFile], *, is_change: bool = True,
+) -> None:  # fmt: skip
+    """Commit written files in place of the removed ones, as the version after `before`."""
+    from deltalake.exceptions import DeltaError
+    from deltalake.transaction import AddAction, RemoveAction
+
+    millis = int(time.time() * 1000)
+    actions: list[AddAction | RemoveAction] = [
+        *(AddAction(f.name, f.size, f.partition, millis, is_change, f.statistics) for f in added),
+        *(RemoveAction(quote(f.path[len(before.location) + 1 :]), is_change, millis) for f in removed),
+    ]
+    properties, partition_by = _properties(commit, before.watermark), table.metadata().partition_columns
+    try:
+        table.create_write_transaction(actions, "append", table.schema(), partition_by, commit_properties=properties)
     except DeltaError as error:
         try:
             newest = _open(before.location)
             mine = newest.version() >= commit.version and _id_at(newest, commit.version) == commit.id
         except FeatureStoreError:
-            raise error from None  # the files stay: whether the commit refers to them cannot be known
+            raise _Uncertain(
+                f"{before.location}: nobody can tell whether version {commit.version} was committed: {error}. "
+                "Run `featurestore doctor`, then insert again: rows that are stored already are not written twice."
+            ) from error
         if mine:
             return  # what failed came after the commit, such as a checkpoint
-        data_files.remove(before.location, added)
         if newest.version() >= commit.version:
             raise _Overtaken from error
         raise
+
+
+def compact(
+    location: str, files: Sequence[DataFile], *, identity: Sequence[str], order: str, who: str,
+    clock: Callable[[], datetime],
+) -> Commit | None:  # fmt: skip
+    """Write the rows of some files anew, in order; None when other writers replaced one of them first.
+
+    No row changes, nor when it was committed. The rows are read and written once, however many commits of others come
+    in between: files that are still part of the table say that nothing about their rows has changed.
+
+    Raises:
+        Conflict: other writers were faster many times in a row.
+    """
+    start = _open(location)
+    schema = pa.schema(start.schema().to_arrow())
+    rows = engine.sorted_rows([f.path for f in files], schema, by=list(dict.fromkeys([order, *identity])))
+    added = _write(start, _snapshot(start, location, order), rows)
+
+    def attempt(table: DeltaTable, now: datetime) -> Commit | None:
+        before = _snapshot(table, location, order)
+        is_whole = not missing_files(f"{before.location}/{f.name}" for f in added)
+        if not is_whole or not {f.path for f in files} <= {f.path for f in before.files}:
+            return None
+        commit = Commit(
+            version=before.version + 1, time=now, operation="optimize", rows_unchanged=sum(f.rows for f in files),
+            who=who,
+        )  # fmt: skip
+        _publish(table, before, commit, added, files, is_change=False)
+        return commit
+
+    try:
+        commit = _swap(location, attempt, clock)
+    except _Uncertain:
+        raise  # the files stay
     except BaseException:
-        data_files.remove(before.location, added)
+        data_files.remove(location, added)
         raise
+    if commit is None:
+        data_files.remove(location, added)
+    return commit
 
 
 def _id_at(table: DeltaTable, version: int) -> str | None:
@@ -705,10 +764,17 @@ def column_names(location: str) -> list[str]:
     return [f.name for f in _open(location).schema().fields]
 
 
+def partitions(location: str) -> dict[str, tuple[Any, ...]]:
+    """The values of the partition columns of each of the newest version's data files, by path."""
+    actions = pa.table(_open(location).get_add_actions(flatten=True))
+    columns = [n for n in actions.column_names if n.startswith("partition.")]
+    paths = [f"{location.rstrip('/')}/{unquote(path)}" for path in actions["path"].to_pylist()]
+    return dict(zip(paths, _lists(actions, columns), strict=True))
+
+
 def live_files(location: str) -> list[str]:
     """The paths of the newest version's data files."""
-    actions = pa.table(_open(location).get_add_actions(flatten=True))
-    return [f"{location.rstrip('/')}/{unquote(path)}" for path in actions["path"].to_pylist()]
+    return list(partitions(location))
 
 
 def checkpoint(location: str) -> int:

@@ -14,7 +14,7 @@ from featurestore.delta import Commit
 from featurestore.engines import duckdb as engine
 from featurestore.errors import InvalidData, InvalidTime, NotFound, SchemaMismatch
 from featurestore.forget import Erasure, Forgotten
-from featurestore.maintenance import Vacuumed
+from featurestore.maintenance import Optimized, Vacuumed
 from featurestore.on_demand import OnDemandFunction
 from featurestore.online import OnlineTable
 from featurestore.pins import pins_of
@@ -361,6 +361,23 @@ class FeatureGroup:
         return commit
 
     # Maintenance
+
+    def optimize(self) -> Optimized:
+        """Put small files together and files that share a stretch of time in order, so that reads open few of them.
+
+        No row, statistic or watermark changes, nor when a row was committed; others may insert meanwhile. Files of
+        older versions stay until `vacuum`.
+
+        Raises:
+            Conflict: other writers were faster many times in a row; nothing is lost, and it may be called again.
+        """
+        definition = self._declared()
+        done = maintenance.optimize(
+            self.location, identity=definition.identity, order=definition.order, who=self._store.settings.who,
+            clock=self._store.clock,
+        )  # fmt: skip
+        self.sync_online()
+        return done
 
     def vacuum(self, retention: timedelta = maintenance.RETENTION, *, dry_run: bool = False) -> Vacuumed:
         """Remove files that no version needs which is current, was so within `retention`, or is pinned.

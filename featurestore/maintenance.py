@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-from featurestore import delta, delta_log
+from featurestore import data_files, delta, delta_log
+from featurestore.delta import DataFile, Snapshot
 from featurestore.delta_log import Life
 from featurestore.errors import InvalidTime
 
@@ -17,6 +19,8 @@ RETENTION = timedelta(days=7)
 """How long vacuum keeps versions that nothing pins: long enough for a reader that began with one to finish."""
 GRACE = timedelta(days=1)
 """How old a file that no commit mentions must be to be what a crashed writer left behind."""
+_FILES_AT_ONCE = 4
+"""Compaction commits after about so many files, so that an interrupted one leaves little undone."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,90 @@ class Vacuumed:
     held: Mapping[int, Sequence[str]] = field(default_factory=dict)
     held_bytes: int = 0
     dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What compaction did: how many files it read and wrote, with how many rows, and the newest Delta version now."""
+
+    version: int
+    files_before: int = 0
+    files_after: int = 0
+    rows: int = 0
+
+
+def optimize(
+    location: str, *, identity: Sequence[str], order: str, who: str, clock: Callable[[], datetime],
+) -> Optimized:  # fmt: skip
+    """Put small files together, and rows of files that share a stretch of the ordering column in order.
+
+    One commit for each group of files; a group that another writer touched meanwhile is planned anew.
+
+    Raises:
+        Conflict: other writers were faster many times in a row; what was committed before stays.
+    """
+    before = delta.snapshot(location, order)
+    rounds, rows, version = len(_untidy_groups(before)), 0, before.version
+    read = written = 0
+    for _ in range(2 * rounds):
+        now = delta.snapshot(location, order)
+        groups = _untidy_groups(now)
+        if not groups:
+            break
+        commit = delta.compact(location, groups[0], identity=identity, order=order, who=who, clock=clock)
+        if commit is not None:
+            rows, version = rows + commit.rows_unchanged, commit.version
+            read += len(groups[0])
+            written += len(next(delta_log.entries(location, version, version)).added)
+    return Optimized(version, read, written, rows)
+
+
+def _untidy_groups(snapshot: Snapshot) -> list[list[DataFile]]:
+    values = delta.partitions(snapshot.location)
+    by_partition: dict[tuple[Any, ...], list[DataFile]] = {}
+    for file in snapshot.files:
+        if file.rows:
+            by_partition.setdefault(values[file.path], []).append(file)
+    if not by_partition:
+        return []
+    capacity = data_files.capacity(min((f for f in snapshot.files if f.rows), key=lambda f: f.rows).path)
+    return [group for files in by_partition.values() for group in untidy(files, capacity)]
+
+
+def untidy(files: Sequence[DataFile], capacity: int) -> list[list[DataFile]]:
+    """The groups of neighbouring files that are better written anew together: small ones, and ones that overlap.
+
+    Args:
+        files: in order of their lowest value, as a snapshot has them.
+        capacity: how many rows a file takes; fewer than half of it are few.
+    Returns:
+        Groups of two files or more; together in order, none overlapping another.
+    """
+    stretches: list[list[DataFile]] = []
+    end: Any = None
+    for file in files:
+        if stretches and _overlaps(end, file.low):
+            stretches[-1].append(file)
+            end = max(end, file.high)
+        else:
+            stretches.append([file])
+            end = file.high
+    groups: list[list[DataFile]] = [[]]
+    for stretch in stretches:
+        if len(stretch) == 1 and stretch[0].rows >= capacity / 2:
+            groups.append([])
+        else:
+            groups[-1] += stretch
+            if sum(f.rows for f in groups[-1]) >= _FILES_AT_ONCE * capacity:
+                groups.append([])
+    return [group for group in groups if len(group) > 1]
+
+
+def _overlaps(high: Any, low: Any) -> bool:
+    """Whether a file that starts at `low` begins before another ends; times are known to the millisecond only."""
+    if high is None or low is None:
+        return False
+    return low < high - timedelta(milliseconds=1) if isinstance(high, datetime) else low < high
 
 
 def vacuum(

@@ -187,6 +187,16 @@ def _padded(files: Sequence[str]) -> str:
     return "SELECT * FROM no_rows" + (f" UNION ALL BY NAME FROM {scan(files, evolved=True)}" if files else "")
 
 
+def sorted_rows(files: Sequence[str], schema: pa.Schema, *, by: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows of some files in order, in batches; what does not fit into memory is sorted on disk."""
+    columns = ", ".join(quote(n) for n in schema.names)
+    with connection() as con:
+        con.register("no_rows", schema.empty_table())
+        rows = con.sql(f"SELECT {columns} FROM ({_padded(files)}) ORDER BY {', '.join(map(quote, by))}")
+        for batch in rows.to_arrow_reader(1 << 17):
+            yield as_schema(pa.Table.from_batches([batch]), schema)
+
+
 def newest_rows(
     files: Sequence[str], keys: pa.Table | None, schema: pa.Schema, *, by: Sequence[str], order: str
 ) -> pa.Table:

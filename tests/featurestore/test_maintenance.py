@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from hypothesis import given
+from hypothesis import strategies as st
 
 import featurestore
-from featurestore import Feature, FeatureGroup, FeatureStore
+from featurestore import Feature, FeatureGroup, FeatureStore, data_files, delta, maintenance
 from featurestore.errors import InvalidTime, NotReproducible
 from featurestore.schema import TIMESTAMP
 
@@ -197,3 +201,154 @@ def test_v3_a_negative_retention_is_refused(cards):
     """V3: with the rule in the message."""
     with pytest.raises(InvalidTime, match="zero or more"):
         cards.vacuum(timedelta(days=-1))
+
+
+# Compaction
+
+
+def ranges(group: FeatureGroup) -> list[tuple[float, float]]:
+    """The stretch of hours that each file covers, in order."""
+    return [((f.low - T0) / HOUR, round((f.high - T0) / HOUR, 3)) for f in group.snapshot().files]
+
+
+def filled(cards: FeatureGroup, count: int = 6) -> None:
+    """Small files, the last of which reaches into all others."""
+    for n in range(count):
+        cards.insert(rows((1, 2 * n, float(n)), (2, 2 * n + 0.5, None)))
+    cards.insert(rows((3, 0.25, 7.0), (3, 2 * count, 8.0)))
+
+
+def test_g11_compaction_leaves_the_same_rows_in_few_files_of_stretches_of_their_own(cards, monkeypatch):
+    """G11: files in order of time that do not overlap, so that a late batch touches one of them again."""
+    monkeypatch.setattr(data_files, "ROWS_PER_FILE", 5)
+    filled(cards)
+    before, told = cards.read(), DeltaTable(cards.location).to_pyarrow_table().sort_by([("t", "ascending")])
+    done = cards.optimize()
+    after = DeltaTable(cards.location).to_pyarrow_table().sort_by([("t", "ascending")])
+    assert cards.read().equals(before)
+    assert after.equals(told)  # `__committed_at` among the columns
+    assert (done.files_before, done.files_after, done.rows) == (8, 3, 14)
+    assert [f.rows for f in cards.snapshot().files] == [5, 5, 4]
+    assert ranges(cards) == [(0, 2.5), (4, 8), (8.5, 12)]
+
+
+def test_g3_compacting_again_does_nothing(cards, monkeypatch):
+    """G3: not even when the last file is small, or wide rows make all of them so."""
+    monkeypatch.setattr(data_files, "ROWS_PER_FILE", 4)
+    filled(cards)
+    version = cards.optimize().version
+    again = cards.optimize()
+    assert (again.version, again.files_before, cards.delta_version) == (version, 0, version)
+    monkeypatch.setattr(data_files, "BYTES_PER_FILE", 100)
+    cards.optimize()
+    version = cards.delta_version
+    assert (cards.optimize().files_before, cards.delta_version) == (0, version)
+
+
+def test_g13_compaction_changes_nothing_but_the_files(cards):
+    """G13, G9, G10, G16: changes, watermark, statistics, the past; online is carried forward without writing rows."""
+    window = (T0, T0 + HOUR)
+    cards.insert(rows((9, 0, 1.0)), window=window)
+    filled(cards)
+    version, statistics, watermark = cards.delta_version, cards.statistics, cards.watermark
+    past = {v: content(cards, as_of=v) for v in range(1, version + 1)}
+    table = cards.online_table()
+    with sqlite3.connect(cards._store.settings.home / "online.db") as connection:
+        connection.execute(f"UPDATE {table.name} SET f0 = -1 WHERE k0 = 9")
+    connection.close()
+    done = cards.optimize()
+    assert done.version == cards.delta_version == version + 1
+    assert cards.read_changes(version).empty
+    assert cards.read_changes(version - 1).shape == (2, 5)
+    assert (cards.statistics, cards.watermark) == (statistics, watermark)
+    assert {v: content(cards, as_of=v) for v in past} == past
+    assert cards._store.online.version(table) == done.version
+    assert cards.get_online({"card": 9}, ["amount"]) == {"amount": -1.0}
+    last = cards.history()[-1]
+    assert (last.operation, last.rows_written, last.rows_unchanged) == ("optimize", 0, 15)
+    assert cards.insert(rows((9, 1, 2.0))).rows_inserted == 1
+    assert cards.get_online({"card": 9}, ["amount"]) == {"amount": 2.0}
+
+
+def test_g10_a_crash_between_compaction_and_online_costs_no_reading(cards):
+    """G10: the next insert catches up over compactions without comparing the files they moved rows to."""
+    filled(cards)
+    definition = cards.definition
+    maintenance.optimize(
+        cards.location, identity=definition.identity, order="t", who="me", clock=cards._store.clock
+    )  # fmt: skip
+    moved = Path(cards.snapshot().files[0].path)
+    hidden = moved.rename(moved.with_suffix(".hidden"))
+    cards.sync_online()
+    hidden.rename(moved)
+    assert cards._store.online.version(cards.online_table()) == cards.delta_version
+
+
+def test_c3_compaction_gives_way_to_a_writer_that_replaced_its_files(cards, monkeypatch):
+    """C3: what it wrote is dropped and planned anew; when only others' files came, it is kept and committed."""
+    filled(cards)
+    clock, rounds = cards._store.clock, []
+
+    def busy() -> datetime:
+        """Read between writing the files and committing them: others commit meanwhile."""
+        rounds.append(1)
+        with monkeypatch.context() as quiet:
+            quiet.setattr(cards._store, "clock", clock)
+            if len(rounds) == 1:
+                cards.insert(rows((5, 50, 1.0)))
+            if len(rounds) == 2:
+                cards.insert(rows((1, 0, 99.0)))
+        return clock()
+
+    monkeypatch.setattr(cards._store, "clock", busy)
+    done = cards.optimize()
+    monkeypatch.setattr(cards._store, "clock", clock)
+    assert len(rounds) >= 3
+    assert done.files_before > 0
+    assert len(cards.snapshot().files) == 1
+    assert len(content(cards)) == 15
+    assert (1, 0, 99.0) in content(cards)
+    assert (5, 50, 1.0) in content(cards)
+    cards.vacuum(timedelta(0))
+    cards._store.clock.now += DAY
+    live = {Path(f.path).name for f in cards.snapshot().files}
+    assert {p for p in on_disk(cards) if "checkpoint" not in p} == live  # nothing it had written in vain is left
+
+
+def test_g11_partitions_are_compacted_one_by_one(store):
+    """G11: a file holds rows of one partition, so files of different ones are not put together."""
+    group = store.get_or_create_feature_group(
+        "visits", 1, primary_key=["id"], event_time="t", partition_key=["city"],
+        features=[Feature("id", "bigint"), Feature("t", "timestamp"), Feature("city", "string")],
+    )  # fmt: skip
+    for n in range(4):
+        times = pa.array([T0 + n * HOUR] * 3, TIMESTAMP)
+        group.insert(pa.table({"id": [0, 1, 2], "t": times, "city": ["a b", None, "x/y%"]}))
+    before = group.read()
+    assert group.optimize().files_after == 3
+    assert group.optimize().files_before == 0
+    assert group.read().equals(before)
+    assert group.vacuum(timedelta(0)).files != ()
+    assert group.read().equals(before)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10), st.integers(1, 12)), min_size=1, max_size=12),
+    st.integers(2, 10),
+)
+def test_g11_what_is_left_untouched_is_large_and_alone_in_its_stretch(specification, capacity):
+    """G11: a law of the plan: groups are disjoint and in order; what is in none overlaps nothing; neighbours in no
+    group are not both small."""
+    files = sorted(
+        (delta.DataFile(str(n), size, low, low + length) for n, (low, length, size) in enumerate(specification)),
+        key=lambda f: (f.low, f.path),
+    )
+    groups = maintenance.untidy(files, capacity)
+    grouped = [f for group in groups for f in group]
+    assert grouped == [f for f in files if f in grouped]
+    assert all(len(group) > 1 for group in groups)
+    pieces = [[f] for f in files if f not in grouped] + groups
+    ends = sorted((min(f.low for f in piece), max(f.high for f in piece)) for piece in pieces)
+    assert all(before[1] <= after[0] for before, after in pairwise(ends))
+    for left, right in pairwise(files):
+        assert left in grouped or right in grouped or left.rows >= capacity / 2 or right.rows >= capacity / 2
