@@ -75,6 +75,10 @@ Name = Annotated[str, typer.Argument(help="A group or view.", show_default=False
 Version = Annotated[int | None, typer.Option("--version", "-v", help="Its version; default the newest.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", help="Rows to show.", min=1)]
+Keys = Annotated[
+    list[str] | None,
+    typer.Argument(help="The columns of one key: name=value ...", metavar="NAME=VALUE...", show_default=False),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Training = Annotated[int, typer.Argument(help="A version of its training sets.", show_default=False, min=1)]
 
@@ -203,7 +207,8 @@ def _values(summary: records.Record) -> str:
         return "none"
     if summary["kind"] in ("number", "time"):
         line = records.of_column_statistics("", summary)
-        return f"{terminal.short(line['min'])} to {terminal.short(line['max'])}"
+        low, high = terminal.short(line["min"]), terminal.short(line["max"])
+        return low if low == high else f"{low} to {high}"
     if summary["kind"] == "boolean":
         return f"{summary['mean']:.3g} true"
     distinct = summary["distinct_count"]
@@ -503,6 +508,45 @@ def vacuum(
         terminal.table(held, ["group", "version"], flexible="by")
     if dry_run:
         terminal.line("Nothing was removed: this is what would be.")
+
+
+@app.command(rich_help_panel="Keep in order")
+def forget(
+    ctx: typer.Context,
+    name: Group,
+    keys: Keys = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="CSV or Parquet of the primary key columns.")
+    ] = None,
+    version: Version = None,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Erase all that the store holds of some keys, for good: rows, old versions, copies in training sets.
+
+    Example: featurestore forget transactions customer_id=7
+    """
+    from featurestore import files
+
+    group = _store(ctx).get_feature_group(name, version)
+    if bool(keys) == (file is not None):
+        raise typer.BadParameter("Give the columns of one key as name=value, or many keys with --file.")
+    wanted = files.read(file, group.features) if file is not None else files.one_row(_pairs(keys), group.features)
+    _ask(f"Erase {file or ' '.join(keys or [])} from {group.name} version {group.version} for good?", yes)
+    with terminal.progress("Forgetting"):
+        report = records.of_forgotten(group.forget(wanted))
+    if json:
+        return terminal.as_json(report)
+    count = report.pop("keys")
+    terminal.heading(f"Forgotten {count:,} key{'' if count == 1 else 's'} of {report.pop('group')}")
+    terminal.facts(report)
+
+
+def _pairs(arguments: list[str] | None) -> dict[str, str]:
+    """The names and values of arguments such as customer_id=7."""
+    if wrong := [argument for argument in arguments or [] if "=" not in argument]:
+        raise typer.BadParameter(f"{wrong[0]!r} is not of the form name=value.")
+    return dict(argument.split("=", 1) for argument in arguments or [])
 
 
 def _chosen(store: FeatureStore, name: str | None, version: int | None) -> list[FeatureGroup]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,20 @@ def parse_value(text: str, feature: Feature) -> Any:
         return pa.array([text]).cast(feature.type)[0].as_py()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, InvalidTime) as error:
         raise InvalidData(f"{feature.name}={text!r} is not a {feature.dtype}.") from error
+
+
+def one_row(values: Mapping[str, str], features: Sequence[Feature]) -> pa.Table:
+    """A frame of one row from texts by column name; a column that no feature declares stays text.
+
+    >>> one_row({"customer": "7", "x": "1"}, [Feature("customer", "bigint")]).to_pylist()
+    [{'customer': 7, 'x': '1'}]
+    """
+    known = {f.name: f for f in features}
+    columns = {
+        name: pa.array([parse_value(text, known[name])], known[name].type) if name in known else pa.array([text])
+        for name, text in values.items()
+    }
+    return pa.table(columns)
 
 
 def _read_csv(path: Path, features: Sequence[Feature]) -> pa.Table:

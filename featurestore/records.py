@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from featurestore.feature_group import FeatureGroup
     from featurestore.feature_view import FeatureView
     from featurestore.findings import Finding
+    from featurestore.forget import Forgotten
     from featurestore.maintenance import Vacuumed
     from featurestore.training_dataset import TrainingDataset
 
@@ -100,6 +102,11 @@ def of_vacuum(group: FeatureGroup, vacuumed: Vacuumed) -> Record:
         "bytes": vacuumed.bytes, "versions_lost": list(vacuumed.versions),
         "held": {version: list(by) for version, by in vacuumed.held.items()}, "held_bytes": vacuumed.held_bytes,
     }  # fmt: skip
+
+
+def of_forgotten(report: Forgotten) -> Record:
+    """What a forget erased, and what else had held the rows."""
+    return asdict(report) | {"models": report.models}
 
 
 def of_finding(finding: Finding) -> Record:

@@ -160,11 +160,19 @@ def heading(title: str, description: str = "") -> None:
 
 
 def facts(pairs: Mapping[str, Any]) -> None:
-    """Print names beside values, leaving out what is None or empty."""
-    there = {name: short(value) for name, value in pairs.items() if value not in (None, "", [], {})}
+    """Print names beside values, leaving out what is None or empty; long values wrap below themselves."""
+    there = {_title(name): short(value) for name, value in pairs.items() if value not in (None, "", [], {})}
     width = max(map(len, there), default=0)
+    console = _console()
+    room = console.width - width - 2 * len(_GAP)
     for name, value in there.items():
-        line(f"{_GAP}{name.ljust(width)}{_GAP}{value}")
+        parts = [value]
+        if console.is_terminal and room > 0:
+            from rich.text import Text
+
+            parts = [str(part) for part in Text(value).wrap(console, room)]
+        for label, part in zip([name, *[""] * len(parts)], parts, strict=False):
+            line(f"{_GAP}{label.ljust(width)}{_GAP}{part}")
 
 
 def table(records: Sequence[Record], columns: Sequence[str], *, flexible: str = "") -> None:
@@ -173,16 +181,19 @@ def table(records: Sequence[Record], columns: Sequence[str], *, flexible: str = 
     Args:
         flexible: the last column, which wraps when the terminal is narrow.
     """
-    cells = [[short(record.get(name)) for name in [*columns, *([flexible] if flexible else [])]] for record in records]
+    wanted = [*columns, flexible] if flexible else list(columns)
+    cells = [[short(record.get(name)) for name in wanted] for record in records]
     numeric = {
-        name for name in columns
+        _title(name) for name in columns
         if all(isinstance(r.get(name), int | float) and not isinstance(r.get(name), bool) for r in records)
     }  # fmt: skip
-    hidden = _print(
-        _Cells([*columns, *([flexible] if flexible else [])], cells, numeric), flexible=bool(flexible), styles=_STYLES
-    )
+    hidden = _print(_Cells([_title(n) for n in wanted], cells, numeric), flexible=bool(flexible), styles=_STYLES)
     if hidden:
         line(f"Too narrow for: {_listed(hidden)}.")
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def rows(data: pa.Table, *, limit: int) -> None:

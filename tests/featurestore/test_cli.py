@@ -348,6 +348,40 @@ def test_vacuum_removes_what_nobody_pins_and_shows_who_pins_the_rest(run_on_copy
     assert run_on_copy("training", "verify", "customers").code == 0
 
 
+def test_forget_asks_then_erases_and_says_where_the_rows_were(run_on_copy: Run, tmp_path: Path) -> None:
+    """G14: what was erased, and which training sets can no longer be made."""
+    assert run_on_copy("forget", "transactions", "customer=1", answer="n\n").code == 1
+    assert run_on_copy("list", "--json").json["feature_groups"][1]["rows"] == 3
+    report = run_on_copy("forget", "transactions", "customer=1", "--yes", "--json").json
+    assert (report["keys"], report["rows_deleted"]) == (1, 3)
+    assert report["training_datasets"] == ["customers v1, training dataset 1", "customers v1, training dataset 2"]
+    assert run_on_copy("list", "--json").json["feature_groups"][1]["rows"] == 0
+    verified = run_on_copy("training", "verify", "customers", "--json")
+    assert (verified.code, {r["result"] for r in verified.json}) == (1, {"failed"})
+    keys = write(tmp_path / "keys.csv", "customer\n1\n2\n")
+    shown = run_on_copy("forget", "transactions", "--file", keys, answer="y\n")
+    assert "Forgotten 2 keys" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["customer=one"], "customer='one' is not a bigint"),
+        (["client=1"], "lacks ['customer'] and also has ['client']"),
+        (["customer"], "'customer' is not of the form name=value"),
+        ([], "name=value, or many keys with --file"),
+        (["customer=1", "--file", "keys.csv"], "name=value, or many keys with --file"),
+        (["--file", "keys.csv"], "There is no file 'keys.csv'"),
+    ],
+)
+def test_forget_refuses_keys_it_does_not_understand(run_on_copy: Run, arguments: Sequence[str], said: str) -> None:
+    """V11: before anything is touched."""
+    answer = run_on_copy("forget", "transactions", *arguments, "--yes")
+    assert (answer.code, answer.out) == (2, "")
+    assert said in re.sub(r"\s*│?\n│?\s*", " ", answer.err)
+    assert run_on_copy("list", "--json").json["feature_groups"][1]["rows"] == 3
+
+
 # The real thing: a process, its streams and its terminal
 
 
