@@ -479,6 +479,23 @@ def drift(
 
 
 @app.command(rich_help_panel="Keep in order")
+def optimize(ctx: typer.Context, name: GroupOrAll = None, version: Version = None, json: Json = False) -> None:
+    """Put small files together, so that reads open few of them; rows and history stay as they are.
+
+    Example: featurestore optimize transactions
+    """
+    groups = _chosen(_store(ctx), name, version)
+    with terminal.progress("Optimizing", total=len(groups)) as advance:
+        found = []
+        for group in groups:
+            found.append(records.of_optimized(group, group.optimize()))
+            advance(1)
+    if json:
+        return terminal.as_json(found)
+    terminal.table(found, ["group", "delta_version", "files_before", "files_after", "rows"])
+
+
+@app.command(rich_help_panel="Keep in order")
 def vacuum(
     ctx: typer.Context,
     name: GroupOrAll = None,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from featurestore.feature_view import FeatureView
     from featurestore.findings import Finding
     from featurestore.forget import Forgotten
-    from featurestore.maintenance import Vacuumed
+    from featurestore.maintenance import Optimized, Vacuumed
     from featurestore.training_dataset import TrainingDataset
 
 Record = dict[str, Any]
@@ -92,6 +92,14 @@ def of_training_set(dataset: TrainingDataset) -> Record:
         "version": dataset.version, "created_at": parse_time(dataset.manifest["created_at"]),
         "created_by": dataset.manifest["created_by"], "rows": dataset.rows, "pins": dataset.delta_versions,
         "content_hash": dataset.content_hash, "description": dataset.manifest["description"],
+    }  # fmt: skip
+
+
+def of_optimized(group: FeatureGroup, optimized: Optimized) -> Record:
+    """What compaction read and wrote in a group."""
+    return {
+        "group": str(group.ref), "delta_version": optimized.version, "files_before": optimized.files_before,
+        "files_after": optimized.files_after, "rows": optimized.rows,
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from featurestore.cli import app
 
 DOCS = Path(__file__).parents[1] / "docs"
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-GUIDES = ["featurestore.md"]
+GUIDES = ["featurestore.md", "coming-from.md"]
 
 
 def commands(text: str) -> list[tuple[str, str]]:
@@ -42,3 +42,18 @@ def test_a_guide_prints_what_it_shows(guide: str, tmp_path: Path, monkeypatch: p
 def test_every_link_of_a_guide_leads_somewhere(guide: str) -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", (DOCS / guide).read_text()):
         assert (DOCS / link).exists(), link
+
+
+def contract_lines(text: str) -> set[str]:
+    """The lines of the contract that a test file cites: "J5", "J1-J8", or `def test_j5_...`."""
+    cited = set()
+    for kind, first, last in re.findall(r"(?:\b|(?<=def test_))([CGJVcgjv])(\d+)(?:-[CGJV]?(\d+))?(?:\b|_)", text):
+        cited |= {f"{kind.upper()}{number}" for number in range(int(first), int(last or first) + 1)}
+    return cited
+
+
+def test_every_contract_line_that_a_guide_cites_is_cited_by_a_test() -> None:
+    cited = set(re.findall(r"\| ([CGJV]\d+) \|", (DOCS / "coming-from.md").read_text()))
+    assert len(cited) > 20
+    proven = set().union(*(contract_lines(p.read_text()) for p in Path(__file__).parent.rglob("test_*.py")))
+    assert cited - proven == set()

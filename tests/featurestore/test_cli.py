@@ -332,6 +332,21 @@ def test_drift_compares_the_rows_of_two_commits(run: Run) -> None:
     assert "psi" in run("drift", "transactions", "1", "2").out
 
 
+def test_optimize_puts_files_together_and_keeps_the_rows(run_on_copy: Run, tmp_path: Path) -> None:
+    """G13, V2: no row changes, and training sets stay what they were."""
+    for day in ("2021-02-01", "2021-02-02"):
+        csv = write(tmp_path / "day.csv", f"customer,day,amount,[red]note\n1,{day},80,\n")
+        assert run_on_copy("insert", "transactions", "--file", csv).code == 0
+    rows = run_on_copy("preview", "transactions", "--json").json
+    done = run_on_copy("optimize", "transactions", "--json").json[0]
+    assert (done["files_after"], done["rows"]) == (1, 5)
+    assert done["files_before"] > 1
+    assert run_on_copy("preview", "transactions", "--json").json == rows
+    assert run_on_copy("training", "verify", "customers").code == 0
+    assert [d["files_before"] for d in run_on_copy("optimize", "--json").json] == [0, 0]
+    assert "files before" in run_on_copy("optimize").out
+
+
 def test_vacuum_removes_what_nobody_pins_and_shows_who_pins_the_rest(run_on_copy: Run, tmp_path: Path) -> None:
     """V3: a dry run says the same and removes nothing."""
     csv = write(tmp_path / "day.csv", "customer,day,amount,[red]note\n1,2021-01-14,80,\n1,2021-01-07,45,\n")
