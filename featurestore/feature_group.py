@@ -12,8 +12,9 @@ import pyarrow as pa
 from featurestore import catch_up, data_files, delta, maintenance, on_demand, statistics, validation
 from featurestore.delta import Commit
 from featurestore.engines import duckdb as engine
-from featurestore.errors import InvalidData, InvalidTime, NotFound, SchemaMismatch
+from featurestore.errors import FeatureStoreError, InvalidData, InvalidTime, NotFound, SchemaMismatch
 from featurestore.forget import Erasure, Forgotten
+from featurestore.lineage import Lineage, of_group
 from featurestore.maintenance import Optimized, Vacuumed
 from featurestore.on_demand import OnDemandFunction
 from featurestore.online import OnlineTable
@@ -34,6 +35,7 @@ from featurestore.schema import (
 from featurestore.times import TimeLike, Window
 
 if TYPE_CHECKING:
+    from featurestore.feature_view import FeatureView
     from featurestore.store import FeatureStore
 
 Policy = Literal["STRICT", "ALWAYS"]
@@ -640,8 +642,31 @@ class FeatureGroup:
         stamp = f"{delta.COMMITTED_AT} = {engine.literal(commit.time)}"
         return self._rows(self._snapshot(commit.version), stamp)
 
-    def delete(self) -> None:
-        """Remove the group: rows, online table, catalog entry. Views that use it stop working."""
+    # What is made of it
+
+    def lineage(self) -> Lineage:
+        """The views that read this group, and the training datasets made of it with their Delta versions."""
+        catalog = self._store.catalog
+        return of_group(self.ref, catalog.list("feature view"), catalog.all_training_datasets())
+
+    def get_generated_feature_views(self) -> list[FeatureView]:
+        """The feature views that read this group."""
+        return [v for v in self._store.get_feature_views() if self.ref in v.query.groups()]
+
+    def delete(self, *, force: bool = False) -> None:
+        """Remove the group: rows, online table, catalog entry.
+
+        Args:
+            force: also when views read it. They stop working, and so do their training datasets that have no files.
+        Raises:
+            FeatureStoreError: views read it; the message lists them and their training datasets.
+        """
+        lineage = self.lineage()
+        if lineage.related and not force:
+            raise FeatureStoreError(
+                f"{self.ref} is in use and was not deleted:\n{lineage}\nDelete these views first, or delete the group "
+                "with force=True, and they stop working."
+            )
         if self.definition.features:
             if self.online_enabled:
                 self._store.online.drop(self.online_table())

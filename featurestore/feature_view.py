@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import pyarrow as pa
 
 from featurestore.errors import NotFound, SchemaMismatch
-from featurestore.keyed_rows import chosen, transform_rows, values, with_keys
+from featurestore.explanation import Explainer, as_frame
+from featurestore.keyed_rows import chosen, transform_frame, transform_rows, transform_vectors, values, with_keys
+from featurestore.lineage import Lineage, of_view
 from featurestore.point_in_time import Definition, Plan
 from featurestore.point_in_time import plan as plan_of
 from featurestore.query import Filter, GroupRef, Query, query_from_json
@@ -24,6 +26,7 @@ from featurestore.training_options import FrameOptions, RowOptions, SplitOptions
 from featurestore.transformations import FittedTransformations, TransformationPlan, parse
 
 if TYPE_CHECKING:
+    from featurestore.feature_group import FeatureGroup
     from featurestore.store import FeatureStore
 
 
@@ -128,8 +131,11 @@ class FeatureView:
     @property
     def feature_names(self) -> list[str]:
         """Names of the model's inputs, in order: transformed as the training dataset in use does (else the newest)."""
-        fitted = self._training.fitted(self._serving_version or self._batch_version or self._training.newest())
+        fitted = self._training.fitted(self._version_in_use())
         return fitted.output_names_for([f.name for f in self.features])
+
+    def _version_in_use(self) -> int:
+        return self._serving_version or self._batch_version or self._training.newest()
 
     def delta_versions(self) -> dict[str, int]:
         """The Delta version each group of the view has now, by `<name>_v<version>`."""
@@ -281,6 +287,16 @@ class FeatureView:
         """
         return self._training.verify(version)
 
+    def training_dataset_statistics(self, version: int) -> dict[str, dict[str, Any]]:
+        """Column statistics of each split, raw and as the model sees it: `statistics["train"]["raw"]["amount"]`.
+
+        They are computed when first asked for and kept; what each holds says `featurestore.statistics.summarise`.
+
+        Raises:
+            NotReproducible: they were never asked for, and the pins do not give the recorded rows any more.
+        """
+        return self._training.statistics(version)
+
     def recreate_training_dataset(self, version: int, *, data_format: DataFormat | None = None) -> Job:
         """Write the files of a training dataset again from its pins, also when it had none.
 
@@ -302,6 +318,62 @@ class FeatureView:
         """Forget all training datasets of this view, with their files and pins."""
         for dataset in self.training_datasets():
             self._training.delete(dataset.version)
+
+    # What is behind it
+
+    def explain(
+        self, keys: Mapping[str, Any], time: TimeLike | None = None, *, training_dataset_version: int | None = None,
+        dataframe_type: DataFrameType = "pandas",
+    ) -> Any:  # fmt: skip
+        """Where each feature of one row comes from, or why it is null: one row per feature.
+
+        Args:
+            keys: the primary key of the left-most group; its newest row not later than `time` is explained.
+            time: None for its newest row.
+            training_dataset_version: explain what this training dataset holds; None for the groups as they are now.
+        Returns:
+            feature, value (untransformed; as text in Polars and Arrow, whose columns have one type), group,
+            group_version, event_time of the chosen row, commit_version and committed_at of its values, and the reason
+            when the value is null.
+        Raises:
+            NotFound: the left-most group has no such row.
+        """
+        if training_dataset_version is None:
+            plan, versions = self.plan(), self.versions()
+        else:
+            plan, versions = self._training.pinned(training_dataset_version)
+        names = [f.name for f in self.features]
+        plan = replace(plan, outputs=tuple(o for o in plan.outputs if o.name in names))
+        found = Explainer(self._store, plan, versions).explain(keys, time)
+        return as_frame(found, dataframe_type)
+
+    def lineage(self) -> Lineage:
+        """The groups this view reads, with their Delta versions, and the training datasets made with it."""
+        catalog = self._store.catalog
+        there = {g.ref: g.delta_version for g in self._store.get_feature_groups() if g.ref in self.query.groups()}
+        view = next(v for v in catalog.list("feature view") if v[0] == self.id)
+        return of_view(view, catalog.all_training_datasets(), there)
+
+    def get_parent_feature_groups(self) -> list[FeatureGroup]:
+        """The feature groups this view reads, left-most first."""
+        return [self._store.group(ref) for ref in dict.fromkeys(self.query.groups())]
+
+    def transform(self, features: Any) -> Any:
+        """Untransformed features as the model sees them, by the training dataset in use (else the newest).
+
+        Args:
+            features: a frame with the view's features in any order (other columns stay as they are, before them), one
+                vector as a list in the order of the features or as a dict by name, or a list of such vectors.
+        Returns:
+            The same kind: a frame of the same library, a list, a dict, or a list of them.
+        Raises:
+            SchemaMismatch: a feature is missing, unknown, or of another type.
+        """
+        fitted = self._training.fitted(self._version_in_use())
+        names = [f.name for f in self.features]
+        if isinstance(features, Mapping | list | tuple):
+            return transform_vectors(features, names, fitted)
+        return transform_frame(features, self.features, fitted)
 
     # Batch scoring
 

@@ -20,6 +20,7 @@ from featurestore.point_in_time import Output, Plan
 from featurestore.query import GroupRef, filter_from_json
 from featurestore.schema import DataFrameType, parse_dtype, spell_dtype, to_frame
 from featurestore.splits import split_from_json
+from featurestore.statistics import summarise
 from featurestore.times import parse_time
 from featurestore.training_dataset import TrainingDataset, combined_hash, content_hash
 from featurestore.training_files import DataFormat
@@ -292,6 +293,28 @@ class TrainingData:
                 " ".join(w for w in (f"{dataset}:", *pins, *files, _changed_libraries(dataset), remedy) if w)
             )
         return dataset
+
+    def statistics(self, version: int) -> dict[str, dict[str, Any]]:
+        """Column statistics of each split, raw and transformed; computed once and kept."""
+        dataset = self.get(version)
+        _check_not_erased(dataset)
+        catalog, kind = self._store.catalog, "training statistics"
+        known = catalog.notes(self._view.id, kind).get(version)
+        if known is None:
+            raw, fitted = self._raw_parts(dataset.manifest), dataset.fitted
+            known = {
+                name: {"raw": summarise(values(part)), "transformed": summarise(fitted.transform(values(part)))}
+                for name, part in raw.items()
+            }
+            catalog.note(self._view.id, version, kind, known)
+        return known
+
+    def pinned(self, version: int) -> tuple[Plan, dict[GroupRef, int]]:
+        """The plan of a training dataset and the Delta versions it reads."""
+        dataset = self.get(version)
+        _check_not_erased(dataset)
+        groups = dataset.manifest["groups"].values()
+        return self._plan_of(dataset.manifest), {GroupRef(p["name"], p["version"]): p["delta_version"] for p in groups}
 
     # Its files
 

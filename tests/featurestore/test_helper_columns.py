@@ -203,6 +203,6 @@ def test_the_wrong_get_names_the_right_one(fs: FeatureStore, trips: FeatureGroup
 def test_a_view_over_a_deleted_group_says_so(fs: FeatureStore, trips: FeatureGroup, drivers: FeatureGroup) -> None:
     query = trips.select(["km", "is_late"]).join(drivers.select(["rating"]), on=["driver"])
     view = fs.create_feature_view("broken", query=query, labels=["is_late"])
-    drivers.delete()
+    drivers.delete(force=True)
     with pytest.raises(NotFound, match=r"broken version 1 reads a feature group that is not there any more.*drivers"):
         view.create_training_data()

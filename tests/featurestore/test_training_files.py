@@ -225,7 +225,7 @@ def test_a_group_made_again_is_not_the_group_that_was_pinned(fs: FeatureStore, v
     """V2: the same name and Delta version of another table are other data."""
     version, _ = view.create_train_test_split(0.3)
     before = hashes(view, version)
-    fs.get_feature_group("features", 1).delete()
+    fs.get_feature_group("features", 1).delete(force=True)
     insert(fs, 0, 40)
     assert hashes(view, version) == before
     with pytest.raises(NotReproducible, match=r"features_v1 is not the group it was"):
