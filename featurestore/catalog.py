@@ -196,6 +196,14 @@ class Catalog:
         with self._transaction() as connection:
             self._set_manifest(connection, view_id, version, manifest)
 
+    def amend_training_dataset(self, view_id: str, version: int, **entries: Any) -> None:
+        """Add entries to a training dataset's manifest, as it is by now; a deleted or erased one takes none."""
+        this = (_training.c.view_id == view_id) & (_training.c.version == version)
+        with self._transaction() as connection:
+            manifest = connection.scalar(sa.select(_training.c.manifest).where(this).with_for_update())
+            if manifest is not None and "not_reproducible_since" not in manifest:
+                self._set_manifest(connection, view_id, version, manifest | entries)
+
     @staticmethod
     def _set_manifest(connection: sa.Connection, view_id: str, version: int, manifest: dict[str, Any]) -> None:
         this = (_training.c.view_id == view_id) & (_training.c.version == version)
@@ -232,13 +240,12 @@ class Catalog:
         return [Registered(*row) for row in connection.execute(wanted)]
 
     def remove_training_dataset(self, view_id: str, version: int) -> None:
-        """Forget a training dataset and its notes. Its version is not given again: models may name it."""
+        """Forget a training dataset. Its version is not given again: models may name it."""
         name = _deleted(view_id)
         with self._transaction() as connection:
             connection.execute(
                 sa.delete(_training).where(_training.c.view_id == view_id, _training.c.version == version)
             )
-            connection.execute(sa.delete(_notes).where(_notes.c.group_id == view_id, _notes.c.delta_version == version))
             last = connection.scalar(sa.select(_settings.c.value).where(_settings.c.name == name)) or 0
             connection.execute(sa.delete(_settings).where(_settings.c.name == name))
             connection.execute(sa.insert(_settings).values(name=name, value=max(last, version)))

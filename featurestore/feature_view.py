@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from featurestore.errors import NotFound, SchemaMismatch
 from featurestore.explanation import Explainer, as_frame
-from featurestore.keyed_rows import chosen, transform_frame, transform_rows, transform_vectors, values, with_keys
+from featurestore.keyed_rows import chosen, transform_rows, values, with_keys
 from featurestore.lineage import Lineage, of_view
 from featurestore.point_in_time import Definition, Plan
 from featurestore.point_in_time import plan as plan_of
@@ -131,11 +131,8 @@ class FeatureView:
     @property
     def feature_names(self) -> list[str]:
         """Names of the model's inputs, in order: transformed as the training dataset in use does (else the newest)."""
-        fitted = self._training.fitted(self._version_in_use())
+        fitted, _ = self._fitted_in_use()
         return fitted.output_names_for([f.name for f in self.features])
-
-    def _version_in_use(self) -> int:
-        return self._serving_version or self._batch_version or self._training.newest()
 
     def delta_versions(self) -> dict[str, int]:
         """The Delta version each group of the view has now, by `<name>_v<version>`."""
@@ -357,23 +354,6 @@ class FeatureView:
     def get_parent_feature_groups(self) -> list[FeatureGroup]:
         """The feature groups this view reads, left-most first."""
         return [self._store.group(ref) for ref in dict.fromkeys(self.query.groups())]
-
-    def transform(self, features: Any) -> Any:
-        """Untransformed features as the model sees them, by the training dataset in use (else the newest).
-
-        Args:
-            features: a frame with the view's features in any order (other columns stay as they are, before them), one
-                vector as a list in the order of the features or as a dict by name, or a list of such vectors.
-        Returns:
-            The same kind: a frame of the same library, a list, a dict, or a list of them.
-        Raises:
-            SchemaMismatch: a feature is missing, unknown, or of another type.
-        """
-        fitted = self._training.fitted(self._version_in_use())
-        names = [f.name for f in self.features]
-        if isinstance(features, Mapping | list | tuple):
-            return transform_vectors(features, names, fitted)
-        return transform_frame(features, self.features, fitted)
 
     # Batch scoring
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pyarrow as pa
 
-from featurestore.errors import SchemaMismatch
 from featurestore.point_in_time import Output, Plan
-from featurestore.schema import DataFrameType, Feature, as_arrow, conform, to_frame
 from featurestore.transformations import FittedTransformations
 
 KEY = "__key."
@@ -36,52 +33,6 @@ def transform_rows(rows: pa.Table, fitted: FittedTransformations) -> pa.Table:
     for name in reversed([n for n in rows.column_names if n.startswith(KEY)]):
         result = result.add_column(0, rows.schema.field(name), rows.column(name))
     return result
-
-
-def transform_frame(frame: Any, features: Sequence[Feature], fitted: FittedTransformations) -> Any:
-    """A frame's features as the model sees them, in order, behind its other columns; a frame of the same library.
-
-    Raises:
-        SchemaMismatch: a feature is missing or of another type.
-    """
-    table = as_arrow(frame)
-    names = [f.name for f in features]
-    if missing := [n for n in names if n not in table.column_names]:
-        raise SchemaMismatch(f"transform: the frame lacks {missing}; the view's features are {names}.")
-    rows = fitted.transform(conform(table.select(names), features, what="transform"))
-    for name in reversed([n for n in table.column_names if n not in names]):
-        if name in rows.column_names:
-            raise SchemaMismatch(
-                f"transform: the frame's column {name!r} has the name of a transformed feature. Drop it."
-            )
-        column = table.column(name)
-        rows = rows.add_column(0, table.schema.field(name).with_nullable(column.null_count > 0), column)
-    library = type(frame).__module__.split(".")[0]
-    kind: DataFrameType = "pandas" if library == "pandas" else "polars" if library == "polars" else "arrow"
-    return to_frame(rows, kind, nullable=True)
-
-
-def transform_vectors(vectors: Any, names: Sequence[str], fitted: FittedTransformations) -> Any:
-    """One vector, as a list in the order of `names` or as a dict, or a list of vectors; the same comes back.
-
-    Raises:
-        SchemaMismatch: a vector with other names, or of another length.
-    """
-    outputs, transform = fitted.output_names_for(names), fitted.compile(names)
-
-    def one(vector: Any) -> Any:
-        if isinstance(vector, Mapping):
-            if set(vector) != set(names):
-                raise SchemaMismatch(f"transform: a vector has the features {list(vector)}, expected {list(names)}.")
-            return dict(zip(outputs, transform([vector[n] for n in names]), strict=True))
-        if len(vector) != len(names):
-            raise SchemaMismatch(
-                f"transform: a vector has {len(vector)} values, expected the {len(names)} of {list(names)}."
-            )
-        return transform(vector)
-
-    several = not isinstance(vectors, Mapping) and len(vectors) and isinstance(vectors[0], Mapping | list | tuple)
-    return [one(v) for v in vectors] if several else one(vectors)
 
 
 def chosen(

@@ -298,16 +298,16 @@ class TrainingData:
         """Column statistics of each split, raw and transformed; computed once and kept."""
         dataset = self.get(version)
         _check_not_erased(dataset)
-        catalog, kind = self._store.catalog, "training statistics"
-        known = catalog.notes(self._view.id, kind).get(version)
-        if known is None:
-            raw, fitted = self._raw_parts(dataset.manifest), dataset.fitted
-            known = {
-                name: {"raw": summarise(values(part)), "transformed": summarise(fitted.transform(values(part)))}
-                for name, part in raw.items()
-            }
-            catalog.note(self._view.id, version, kind, known)
-        return known
+        if "statistics" in dataset.manifest:
+            return dataset.manifest["statistics"]
+        raw, fitted = self._raw_parts(dataset.manifest), dataset.fitted
+        found = {
+            name: {"raw": summarise(values(part)), "transformed": summarise(fitted.transform(values(part)))}
+            for name, part in raw.items()
+        }
+        # In the manifest, because they may tell values: what erases the dataset's rows erases them as well.
+        self._store.catalog.amend_training_dataset(self._view.id, version, statistics=found)
+        return found
 
     def pinned(self, version: int) -> tuple[Plan, dict[GroupRef, int]]:
         """The plan of a training dataset and the Delta versions it reads."""
@@ -326,19 +326,20 @@ class TrainingData:
         """
         dataset = self.get(version)
         _check_not_erased(dataset)
-        manifest = dict(dataset.manifest)
-        parts = self.parts(TrainingDataset(dataset.view, dataset.view_version, version, manifest | {"files": []}))
-        chosen_format = data_format or manifest.get("data_format") or "parquet"
+        manifest = dataset.manifest
+        parts = self.parts(replace(dataset, manifest={**manifest, "files": []}))
+        data_format = data_format or manifest.get("data_format") or "parquet"
         columns = [[f.name, spell_dtype(f.type)] for f in next(iter(parts.values())).schema]
-        with self._writing(parts, chosen_format) as place:
-            manifest |= {"columns": columns, "data_format": chosen_format, "files": place(version)}
-            self._store.catalog.update_training_dataset(self._view.id, version, manifest)
+        with self._writing(parts, data_format) as place:
+            self._store.catalog.amend_training_dataset(
+                self._view.id, version, columns=columns, data_format=data_format, files=place(version)
+            )
 
     def purge(self, version: int) -> None:
         """Remove the files of a training dataset; it stays registered and pinned."""
-        dataset = self.get(version)
+        self.get(version)
         training_files.remove(self._folder / str(version))
-        self._store.catalog.update_training_dataset(self._view.id, version, {**dataset.manifest, "files": []})
+        self._store.catalog.amend_training_dataset(self._view.id, version, files=[])
 
     def delete(self, version: int) -> None:
         """Forget a training dataset, release its pins and remove its files."""
