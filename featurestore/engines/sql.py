@@ -8,6 +8,8 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
+
 from featurestore.errors import FeatureStoreError
 from featurestore.point_in_time import Plan
 from featurestore.query import Column, Combined, Comparison, Filter
@@ -159,7 +161,14 @@ class _Statement:
             number = f"row_number() OVER (PARTITION BY {keys} ORDER BY {quoted(str(time))} DESC)"
             table = f"(SELECT *, {number} AS __newest FROM {table}) AS numbered WHERE __newest = 1"
         known = [COMMITTED_AT, REMOVED_AT] if self.plan.is_as_known(place) else []
-        columns = ", ".join(f"{quoted(c)} AS {self.name(place, c)}" for c in [*self.needed[place], *known])
+        # DuckDB 2.0's as-of join loses the sign of a zero on its right side when it is 32 bits wide. The wider value is
+        # equal, and the result gets its declared type back.
+        features = source.definition.features if self.dialect.has_asof and place else ()
+        narrow = {f.name for f in features if f.type == pa.float32()}
+        columns = ", ".join(
+            f"{f'CAST({quoted(c)} AS DOUBLE)' if c in narrow else quoted(c)} AS {self.name(place, c)}"
+            for c in [*self.needed[place], *known]
+        )
         self.part(f"s{place}", f"SELECT {columns} FROM {table}")
 
     def joins(self, place: int, left: str, row: list[str]) -> str:
