@@ -28,8 +28,10 @@ def main(
     folder: Annotated[Path, typer.Option(help="Where data and Feast are kept.")] = ROOT / ".triptych/bench",
 ) -> None:  # fmt: skip
     """Measure the feature store beside bare libraries and Feast; print what was promised and what is reached."""
-    if unknown := [name for name in [*(only or ()), scale] if name not in ROWS and name not in SCALES]:
-        raise typer.BadParameter(f"{unknown}: rows are {', '.join(ROWS)}; scales are {', '.join(SCALES)}.")
+    if scale not in SCALES:
+        raise typer.BadParameter(f"there is no scale {scale!r}; there are {', '.join(SCALES)}.")
+    if unknown := [name for name in only or () if name not in ROWS]:
+        raise typer.BadParameter(f"there are no rows {unknown}; there are {', '.join(ROWS)}.")
     folder = folder.resolve()
     sizes = folder / scale
     sizes.mkdir(parents=True, exist_ok=True)
