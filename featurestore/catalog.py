@@ -58,7 +58,15 @@ class Catalog:
     """
 
     def __init__(self, url: str) -> None:
-        self._url = sa.make_url(url)
+        try:
+            self._url = sa.make_url(url)
+            self._engine = sa.create_engine(self._url, pool_pre_ping=True)
+        except (sa.exc.ArgumentError, ImportError) as error:
+            shown = url.partition("@")[2] or url  # never a password
+            raise FeatureStoreError(
+                f"The catalog cannot be opened at {shown!r}: {error}. Expected sqlite:///path/to/catalog.db or "
+                "postgresql+psycopg://user@host/database (install triptych[postgres])."
+            ) from error
         if self._url.get_backend_name() == "sqlite" and self._url.database:
             try:
                 Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +75,6 @@ class Catalog:
                     f"The feature store's home {Path(self._url.database).parent} cannot be made: {error}. "
                     "Choose another one with featurestore.connect(home=...) or FEATURESTORE_HOME."
                 ) from error
-        self._engine = sa.create_engine(self._url, pool_pre_ping=True)
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
             # Taking the write lock at the start makes a waiting writer see what the other one wrote.
@@ -94,7 +101,7 @@ class Catalog:
                 yield connection
         except sa.exc.IntegrityError as error:
             raise Conflict("Another process registered the same name and version first. Get it instead.") from error
-        except sa.exc.OperationalError as error:
+        except sa.exc.DatabaseError as error:  # also a file that is no database
             raise FeatureStoreError(
                 f"The catalog at {self._shown} does not answer: {error.orig}. "
                 "Check the address, the disk and the rights."

@@ -95,11 +95,11 @@ def main(
 
 def _store(ctx: typer.Context) -> FeatureStore:
     """The store the command is about. It must exist: a command line makes none by a slip of the keyboard."""
-    from featurestore.settings import Settings
+    from featurestore import settings as of_store
     from featurestore.store import connect
 
     home = ctx.find_root().params.get("home")
-    settings = Settings() if home is None else Settings(home=home)
+    settings = of_store.load() if home is None else of_store.load(home=home)
     if settings.catalog_url is None and not (settings.home / "catalog.db").exists():
         raise NotFound(
             f"There is no feature store in {str(settings.home)!r}. Name another home with --home or FEATURESTORE_HOME, "

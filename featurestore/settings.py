@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from featurestore.errors import FeatureStoreError
 
 
 class Settings(BaseSettings):
@@ -26,7 +29,7 @@ class Settings(BaseSettings):
     home: Path = Path(".triptych/store")
     catalog_url: str | None = None
     online_url: str | None = None
-    memory_limit: str = "4GB"
+    memory_limit: str = Field(default="4GB", pattern=r"^\d+(\.\d+)? ?([KMGT]i?B|%)$")
     threads: int = Field(default=0, ge=0)
     who: str = Field(default_factory=lambda: os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown")
 
@@ -44,3 +47,29 @@ class Settings(BaseSettings):
     def resolved_online_url(self) -> str:
         """The online store's URL with the default filled in."""
         return self.online_url or f"sqlite:///{self.home / 'online.db'}"
+
+
+def load(**given: Any) -> Settings:
+    """The settings, from arguments, environment and defaults.
+
+    Raises:
+        FeatureStoreError: one cannot be meant; the message names it, its variable and what was expected.
+
+    >>> load(threads=-1)
+    Traceback (most recent call last):
+        ...
+    featurestore.errors.FeatureStoreError: The setting threads=-1 cannot be: Input should be greater than or equal ...
+    """
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        if name not in Settings.model_fields:
+            raise FeatureStoreError(
+                f"There is no setting {name!r} (settings: {', '.join(Settings.model_fields)})."
+            ) from error
+        raise FeatureStoreError(
+            f"The setting {name}={first['input']!r} cannot be: {first['msg']}. "
+            f"Change the argument of connect() or FEATURESTORE_{name.upper()}."
+        ) from error

@@ -348,11 +348,13 @@ def connect(
     Args:
         home: folder; default `FEATURESTORE_HOME`, else `./.triptych/store`.
         overrides: any other setting, such as `online_url="postgresql+psycopg://..."`.
+    Raises:
+        FeatureStoreError: a setting that cannot be, a home that cannot be made, a database that does not answer.
     """
-    from featurestore.settings import Settings
+    from featurestore.settings import load
 
     given = overrides if home is None else {"home": Path(home), **overrides}
-    return FeatureStore(Settings(**given), clock)
+    return FeatureStore(load(**given), clock)
 
 
 def _names(names: Sequence[str]) -> tuple[str, ...]:

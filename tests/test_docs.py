@@ -55,5 +55,7 @@ def contract_lines(text: str) -> set[str]:
 def test_every_contract_line_that_a_guide_cites_is_cited_by_a_test() -> None:
     cited = set(re.findall(r"\| ([CGJV]\d+) \|", (DOCS / "coming-from.md").read_text()))
     assert len(cited) > 20
-    proven = set().union(*(contract_lines(p.read_text()) for p in Path(__file__).parent.rglob("test_*.py")))
+    proven = set().union(
+        *(contract_lines(p.read_text()) for p in Path(__file__).parent.rglob("test_*.py") if p != Path(__file__))
+    )
     assert cited - proven == set()
