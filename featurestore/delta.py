@@ -137,8 +137,13 @@ def _translated(location: str) -> Iterator[None]:
         raise NotFound(f"There is no Delta table at {location}. Was the folder moved or deleted?") from error
     except DeltaError as error:
         raise FeatureStoreError(
-            f"The Delta table at {location} cannot be read or written: {error}. "
+            f"The Delta table at {location} cannot be read or written: {str(error).splitlines()[0]}. "
             "Run `featurestore doctor` to see which file is missing or damaged."
+        ) from error
+    except FileNotFoundError as error:
+        raise NotReproducible(
+            f"A data file of the Delta table at {location} is gone: {error}. Nothing was committed. "
+            "Run `featurestore doctor` to see which files are missing, and restore them from a backup."
         ) from error
     except OSError as error:
         raise FeatureStoreError(
@@ -215,7 +220,9 @@ def _open(location: str, version: int | None = None) -> DeltaTable:
 
     with _translated(location):
         if version is None:
-            return DeltaTable(location)
+            table = DeltaTable(location)
+            delta_log.check_newest(location, table.version())
+            return table
         try:
             return DeltaTable(location, version=version)
         except DeltaError as error:
@@ -456,7 +463,8 @@ def overwrite(
             rows_deleted=before.rows, rows_deduplicated=deduplicated, window=window, who=who, tags=tags or {},
         )  # fmt: skip
         is_known = window is None or window in _windows(location, before)
-        if is_known and rows.num_rows == before.rows and not _changes(before, rows, identity).rows.num_rows:
+        is_like = is_known and rows.num_rows == before.rows and not missing_files(f.path for f in before.files)
+        if is_like and not _changes(before, rows, identity).rows.num_rows:
             same = replace(commit, rows_inserted=0, rows_deleted=0, rows_unchanged=rows.num_rows)
             return Written(_unwritten(same, before), rows.slice(0, 0))
         stamped = _stamped(rows, now, pa.schema(table.schema().to_arrow()))

@@ -13,6 +13,8 @@ from urllib.parse import unquote
 from featurestore.errors import FeatureStoreError, NotReproducible
 
 FOLDER = "_delta_log"
+_ENDS = 2048
+"""Bytes of an entry that hold its first action, and its last ones."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,28 @@ def read_actions(file: Path) -> list[dict[str, Any]]:
             f"The log entry {file} cannot be read: {error}. Restore it from a backup. If it is the newest one and no "
             "backup has it, move it away: the table is then as it was one commit earlier."
         ) from error
+
+
+def check_newest(location: str, version: int) -> None:
+    """Refuse a newest entry that lost its end, which a crash of the machine may do: readers would not see its rows.
+
+    Raises:
+        FeatureStoreError: the entry is empty, or lacks what a commit of ours ends with.
+    """
+    file = Path(location) / FOLDER / f"{version:020d}.json"
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(_ENDS)
+            size = opened.seek(0, 2)
+            opened.seek(max(size - _ENDS, 0))
+            end = opened.read()
+    except FileNotFoundError:
+        return  # the version comes from a checkpoint
+    if not size or (b'"triptych"' in start and b'"txn"' not in end):
+        raise FeatureStoreError(
+            f"The log entry {file} is cut off after {size} bytes. Restore it from a backup. If no backup has it, move "
+            "it away: the table is then as it was one commit earlier; insert again what that commit wrote."
+        )
 
 
 def lifetimes(location: str) -> dict[str, Life]:

@@ -91,7 +91,8 @@ class Erasure:
 
     def run(self) -> Forgotten:
         """Every step, from the first: what an interrupted call had done is found done."""
-        delta_log.lifetimes(self._group.location)  # a damaged log is refused before anything is touched
+        delta_log.lifetimes(self._group.location)  # a damaged log is refused before anything is touched, and so
+        delta.live_files(self._group.location)  # is one whose newest entry lost its end
         for step in self.STEPS:
             step(self)
         return self.report

@@ -67,11 +67,11 @@ def optimize(
         Conflict: other writers were faster many times in a row; what was committed before stays.
     """
     before = delta.snapshot(location, order)
-    rounds, rows, version = len(_untidy_groups(before)), 0, before.version
+    rounds, rows, version = len(untidy_groups(before)), 0, before.version
     read = written = 0
     for _ in range(2 * rounds):
         now = delta.snapshot(location, order)
-        groups = _untidy_groups(now)
+        groups = untidy_groups(now)
         if not groups:
             break
         commit = delta.compact(location, groups[0], identity=identity, order=order, who=who, clock=clock)
@@ -82,7 +82,8 @@ def optimize(
     return Optimized(version, read, written, rows)
 
 
-def _untidy_groups(snapshot: Snapshot) -> list[list[DataFile]]:
+def untidy_groups(snapshot: Snapshot) -> list[list[DataFile]]:
+    """The groups of files of a snapshot that compaction would write anew, those of each partition apart."""
     values = delta.partitions(snapshot.location)
     by_partition: dict[tuple[Any, ...], list[DataFile]] = {}
     for file in snapshot.files:
@@ -158,19 +159,19 @@ def vacuum(
             held_bytes += (root / path).stat().st_size
         else:
             doomed[path] = life
-    orphans = _orphans(root, lives, older_than=max(retention, GRACE))
-    size = sum((root / path).stat().st_size for path in (*doomed, *orphans))
+    lost_files = orphans(root, lives, older_than=max(retention, GRACE))
+    size = sum((root / path).stat().st_size for path in (*doomed, *lost_files))
     unreadable = {v for path, life in lives.items() if not (root / path).exists() for v in life.versions(newest)}
     lost = {v for life in doomed.values() for v in life.versions(newest)} - unreadable
     if not dry_run:
-        for path in (*doomed, *orphans):
+        for path in (*doomed, *lost_files):
             (root / path).unlink(missing_ok=True)
     return Vacuumed(
-        tuple(doomed), tuple(orphans), size, tuple(sorted(lost)), dict(sorted(held.items())), held_bytes, dry_run
+        tuple(doomed), tuple(lost_files), size, tuple(sorted(lost)), dict(sorted(held.items())), held_bytes, dry_run
     )
 
 
-def _orphans(root: Path, lives: Mapping[str, Life], *, older_than: timedelta) -> list[str]:
+def orphans(root: Path, lives: Mapping[str, Life], *, older_than: timedelta = GRACE) -> list[str]:
     """Files that no commit mentions and that nobody can be writing any more; the log's own files are none."""
     newest = time.time() - older_than.total_seconds()
     found = []

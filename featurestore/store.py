@@ -17,6 +17,7 @@ from featurestore.engines import sql
 from featurestore.errors import Conflict, SchemaMismatch
 from featurestore.feature_group import FeatureGroup, GroupDefinition, Policy
 from featurestore.feature_view import FeatureView
+from featurestore.findings import Finding
 from featurestore.online import OnlineStore
 from featurestore.pins import pins_of
 from featurestore.point_in_time import Definition, Plan
@@ -316,6 +317,19 @@ class FeatureStore:
     def pins(self, ref: GroupRef) -> dict[int, list[str]]:
         """The Delta versions of a group that must stay readable, and who needs each: training datasets and views."""
         return pins_of(ref, self.catalog.all_training_datasets(), self.catalog.list("feature view"))
+
+    def check(self, *, deep: bool = False) -> list[Finding]:
+        """What is wrong with the store, or about to be: errors first, then warnings, then what is worth knowing.
+
+        Looks for missing files, damaged logs, an online store that lags or does not answer, what crashed processes left
+        behind, groups without table and tables without group, an unfinished `forget`, little space.
+
+        Args:
+            deep: also make every training dataset again and compare.
+        """
+        from featurestore import health
+
+        return health.check(self, deep=deep)
 
     def check_of_files(self, plan: Plan, versions: Mapping[GroupRef, int]) -> Callable[[], None]:
         """A check, without the catalog, that the files a plan reads at the given versions are still there.
