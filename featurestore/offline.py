@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -59,11 +59,11 @@ def run(
         joined += snapshot.rows if place else 0
         inputs.append(files)
     # The statement is the definition; the other engine gives the same rows sooner, from about this size on.
-    limits: dict[str, Any] = {"memory_limit": store.settings.memory_limit, "threads": store.settings.threads}
-    if plan.is_plain and (joined >= ROWS_TO_STREAM or _has_floats_inside(plan)):
-        return as_of.execute(plan, inputs, start=first, end=last, ordered=ordered, **limits)
-    spill = str(store.settings.home.resolve() / "tmp")
-    return engine.execute(plan, inputs, start=first, end=last, ordered=ordered, temp_directory=spill, **limits)
+    streams = plan.is_plain and (joined >= ROWS_TO_STREAM or _has_floats_inside(plan))
+    return (as_of if streams else engine).execute(
+        plan, inputs, start=first, end=last, ordered=ordered, memory_limit=store.settings.memory_limit,
+        threads=store.settings.threads, temp_directory=str(store.settings.home.resolve() / "tmp"),
+    )  # fmt: skip
 
 
 def _has_floats_inside(plan: Plan) -> bool:

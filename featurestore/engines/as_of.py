@@ -43,8 +43,9 @@ _POSITION_BITS = 32
 def execute(
     plan: Plan, inputs: Sequence[Sequence[str] | pa.Table], *, start: datetime | None = None,
     end: datetime | None = None, ordered: bool = True, memory_limit: str = "4GB", threads: int = 0,
+    temp_directory: str | None = None,
 ) -> pa.Table:  # fmt: skip
-    """Run a plan over the Parquet files of each source; the same result as `duckdb.execute`.
+    """Run a plain plan (`Plan.is_plain`) over the Parquet files of each source; the same result as `duckdb.execute`.
 
     Raises:
         NotReproducible: a data file is gone or damaged.
@@ -55,7 +56,7 @@ def execute(
     columns[0] = list(dict.fromkeys([*columns[0], *([time] if time else [])]))
     spine = sql.spine(
         plan, inputs[0], columns[0], start=start, end=end, ordered=ordered, limit=plan.limit if whole else None,
-        memory_limit=memory_limit, threads=threads,
+        memory_limit=memory_limit, threads=threads, temp_directory=temp_directory,
     )  # fmt: skip
     moments = None if time is None else _micros(spine.column(time))
     everyone = np.ones(spine.num_rows, dtype=bool)

@@ -279,7 +279,7 @@ def execute(
 def spine(
     plan: Plan, given: Sequence[str] | pa.Table, columns: Sequence[str], *, start: datetime | None = None,
     end: datetime | None = None, ordered: bool = True, limit: int | None = None, memory_limit: str = "4GB",
-    threads: int = 0,
+    threads: int = 0, temp_directory: str | None = None,
 ) -> pa.Table:  # fmt: skip
     """The rows of a plan's first source, filtered and in order, that the other sources are matched to."""
     definition = plan.spine
@@ -297,7 +297,7 @@ def spine(
     picked = ", ".join(quote(c) for c in columns) or "1 AS __nothing"
     return run(
         f"SELECT {picked} FROM {table}{where}{tail}", {} if frame is None else {"spine": frame},
-        memory_limit=memory_limit, threads=threads,
+        memory_limit=memory_limit, threads=threads, temp_directory=temp_directory,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "rows_in_group": draw(st.integers(1, 9)),
         "groups_in_file": draw(st.integers(1, 3)),
         "at_once": draw(st.sampled_from([1, 4, 1 << 20])),
+        "now": draw(times),
         "ttl": draw(st.none() | st.integers(1, 5)),
         "inner": draw(st.booleans()),
         "timed_spine": draw(st.booleans()),
@@ -108,7 +110,7 @@ def prepared(case: dict[str, Any], folder: Path) -> tuple[Plan, list[Any]]:
     if case["limit"] is not None:
         query = query.limit(case["limit"])
     files = [written(cards, "card.t", folder, case), written(shops, "t", folder, case)]
-    return plan(query, groups), [labels, *files]
+    return replace(plan(query, groups), now=micros(case["now"])), [labels, *files]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
