@@ -127,6 +127,31 @@ class Catalog:
         with self._transaction() as connection:
             connection.execute(sa.update(_things).where(_things.c.id == identifier).values(definition=definition))
 
+    def declare(self, identifier: str, definition: dict[str, Any]) -> dict[str, Any]:
+        """Give a definition its features unless it has some; return what is stored then."""
+        with self._transaction() as connection:
+            stored = connection.scalar(self._definition_of(identifier).with_for_update())
+            if stored is None or stored["features"]:
+                return stored or definition
+            connection.execute(sa.update(_things).where(_things.c.id == identifier).values(definition=definition))
+        return definition
+
+    def definition(self, identifier: str) -> dict[str, Any]:
+        """The definition of an id.
+
+        Raises:
+            NotFound: it was deleted.
+        """
+        with self._transaction() as connection:
+            stored = connection.scalar(self._definition_of(identifier))
+        if stored is None:
+            raise NotFound("The feature group was deleted. Create it anew with fs.get_or_create_feature_group(...).")
+        return stored
+
+    @staticmethod
+    def _definition_of(identifier: str) -> sa.Select[Any]:
+        return sa.select(_things.c.definition).where(_things.c.id == identifier)
+
     def remove(self, identifier: str) -> None:
         """Forget a definition with its training datasets and notes."""
         with self._transaction() as connection:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
@@ -25,6 +26,7 @@ import pyarrow.compute as pc
 
 from featurestore import data_files, delta_log
 from featurestore.engines import duckdb as engine
+from featurestore.engines.staging import Staged
 from featurestore.errors import Conflict, FeatureStoreError, InvalidTime, NotFound, NotReproducible
 from featurestore.schema import TIMESTAMP
 from featurestore.times import Window, from_micros, is_version, parse_time, to_micros
@@ -40,6 +42,7 @@ CHANGE = "__change"
 _NOTE = "triptych"
 _WATERMARK = "triptych.watermark"
 _CLOCK = "triptych.clock"
+_OWNER = "triptych.owner"
 _ATTEMPTS = 30
 _Result = TypeVar("_Result")
 # Nothing expires by age: which files may go is decided by the pins of training datasets, in one place (vacuum).
@@ -88,9 +91,12 @@ class Snapshot:
             and not (high is not None and f.low is not None and f.low > high)
         ]  # fmt: skip
 
-    def touching(self, keys: pa.Table) -> list[DataFile]:
-        """The files that may hold a row whose columns named in `keys` equal one of its rows (there are some)."""
-        ranges = {name: _range(keys, name) for name in keys.column_names if not pa.types.is_boolean(keys[name].type)}
+    def committed_at(self, moment: datetime) -> list[str]:
+        """Paths of the files that may hold rows committed at that time."""
+        return [f.path for f in self.touching({COMMITTED_AT: (moment, moment)})]
+
+    def touching(self, ranges: Mapping[str, tuple[Any, Any]]) -> list[DataFile]:
+        """The files that may hold a row with every column named in `ranges` within its lowest and highest value."""
 
         def may_hold(file: DataFile) -> bool:
             shared = ((file.bounds[name], ranges[name]) for name in ranges if name in file.bounds)
@@ -161,29 +167,54 @@ def exists(location: str) -> bool:
 
 
 def create(
-    location: str, schema: pa.Schema, *, name: str, description: str = "", partition_by: Sequence[str] = ()
-) -> None:
+    location: str, schema: pa.Schema, *, name: str, description: str = "", partition_by: Sequence[str] = (),
+    owner: str = "", notes: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:  # fmt: skip
     """Make an empty table with the schema's columns and the hidden commit time; those that are never null come first.
 
+    Args:
+        owner: whose table it is: nothing happens when it is there already, made by another process for the same owner.
+        notes: metadata of columns, by name.
     Raises:
-        Conflict: a table with rows lies there already.
+        Conflict: a table with rows of another owner lies there already.
     """
     from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
 
     Path(location).parent.mkdir(parents=True, exist_ok=True)
+    # Delta's log tells the bounds of the first columns only: of those by which files are pruned, and of no others.
+    hidden = pa.field(COMMITTED_AT, TIMESTAMP, nullable=False, metadata={_OWNER: owner})
+    indexed = [*(f for f in schema if not f.nullable), hidden]
+    columns = [*indexed, *(f for f in schema if f.nullable)]
+    noted = [f.with_metadata({**(f.metadata or {}), **(notes or {}).get(f.name, {})}) for f in columns]
+    options: dict[str, Any] = {
+        "partition_by": list(partition_by) or None, "name": name, "description": description,
+        "configuration": {**_KEEP, "delta.dataSkippingNumIndexedCols": str(len(indexed))},
+    }  # fmt: skip
     with _translated(location):
-        # Without a catalog entry an empty table is what a crash left behind between the two; one with rows is data.
-        if DeltaTable.is_deltatable(location) and DeltaTable(location).count():
-            raise Conflict(
-                f"{location} holds a Delta table with rows that the catalog does not know. Move it away first."
-            )
-        # Delta's log tells the bounds of the first columns only: of those by which files are pruned, and of no others.
-        indexed = [*(f for f in schema if not f.nullable), pa.field(COMMITTED_AT, TIMESTAMP, nullable=False)]
-        DeltaTable.create(
-            location, pa.schema([*indexed, *(f for f in schema if f.nullable)]), mode="overwrite",
-            partition_by=list(partition_by) or None, name=name, description=description,
-            configuration={**_KEEP, "delta.dataSkippingNumIndexedCols": str(len(indexed))},
-        )  # fmt: skip
+        try:
+            DeltaTable.create(location, pa.schema(noted), mode="error", **options)
+        except DeltaError:
+            if not DeltaTable.is_deltatable(location):
+                raise
+            there = DeltaTable(location)
+            if owner and _owner(there) == owner:
+                return
+            # Without a catalog entry an empty table is what a crash left behind between the two; with rows it is data.
+            if there.count():
+                raise Conflict(
+                    f"{location} holds a Delta table with rows that the catalog does not know. Move it away first."
+                ) from None
+            DeltaTable.create(location, pa.schema(noted), mode="overwrite", **options)
+
+
+def _owner(table: DeltaTable) -> str | None:
+    return next((f.metadata.get(_OWNER) for f in table.schema().fields if f.name == COMMITTED_AT), None)
+
+
+def _schema(table: DeltaTable) -> pa.Schema:
+    """The table's columns, without what it notes of them."""
+    return pa.schema([f.remove_metadata() for f in pa.schema(table.schema().to_arrow())])
 
 
 def snapshot(location: str, order: str, version: int | None = None) -> Snapshot:
@@ -344,7 +375,7 @@ def changes(location: str, since: int, until: int, *, identity: Sequence[str], o
     """
     since, until = _settled(location, since, until)
     table = _open(location, until)
-    schema = pa.schema(table.schema().to_arrow())
+    schema = _schema(table)
     before = {f.path for f in _snapshot(_open(location, since), location, order).files}
     after = {f.path for f in _snapshot(table, location, order).files}
     old, new = sorted(before - after), sorted(after - before)
@@ -370,10 +401,10 @@ def _settled(location: str, since: int, until: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Written:
-    """A commit and the rows that it inserted or updated."""
+    """A commit and the rows that it inserted or updated (None of staged rows)."""
 
     commit: Commit
-    rows: pa.Table
+    rows: pa.Table | None
 
 
 @dataclass(frozen=True)
@@ -414,13 +445,15 @@ def row_files(location: str, version: int) -> list[RowFile]:
 
 
 def upsert(
-    location: str, rows: pa.Table, *, identity: Sequence[str], order: str, who: str, window: Window | None = None,
-    deduplicated: int = 0, tags: Mapping[str, Any] | None = None, clock: Callable[[], datetime],
+    location: str, rows: pa.Table | Staged, *, identity: Sequence[str], order: str, who: str,
+    window: Window | None = None, deduplicated: int = 0, tags: Mapping[str, Any] | None = None,
+    clock: Callable[[], datetime],
 ) -> Written:  # fmt: skip
     """Insert rows whose identity is new and update those whose values differ; commit nothing when nothing differs.
 
     Args:
-        rows: the table's columns without the hidden one, ordered as `data_files.in_order` does; each identity once.
+        rows: the table's columns without the hidden one, ordered as `data_files.in_order` does, each identity once; or
+            staged, for rows larger than memory.
         identity: columns that tell rows apart; never null.
         order: the column whose range prunes files (the event time, or the first key).
         window: committed together with the rows; its end may advance the watermark.
@@ -440,19 +473,17 @@ def upsert(
         )  # fmt: skip
         if not commit.rows_written and (window is None or window in _windows(location, before)):
             return Written(_unwritten(commit, before), changes.rows)
-        schema = pa.schema(table.schema().to_arrow())
-        _commit(
-            table, before, commit, removed=changes.touched,
-            portions=_rewritten(before, changes, _stamped(changes.rows, now, schema), identity),
-        )  # fmt: skip
+        portions = _rewritten(before, changes, now, _schema(table), identity)
+        _commit(table, before, commit, removed=changes.touched, portions=portions)
         return Written(commit, changes.rows)
 
     return _swap(location, attempt, clock)
 
 
 def overwrite(
-    location: str, rows: pa.Table, *, identity: Sequence[str], order: str, who: str, window: Window | None = None,
-    deduplicated: int = 0, tags: Mapping[str, Any] | None = None, clock: Callable[[], datetime],
+    location: str, rows: pa.Table | Staged, *, identity: Sequence[str], order: str, who: str,
+    window: Window | None = None, deduplicated: int = 0, tags: Mapping[str, Any] | None = None,
+    clock: Callable[[], datetime],
 ) -> Written:  # fmt: skip
     """Replace all rows by these; commit nothing when exactly these are stored. Otherwise as `upsert`."""
 
@@ -463,13 +494,15 @@ def overwrite(
             rows_deleted=before.rows, rows_deduplicated=deduplicated, window=window, who=who, tags=tags or {},
         )  # fmt: skip
         is_known = window is None or window in _windows(location, before)
-        is_like = is_known and rows.num_rows == before.rows and not missing_files(f.path for f in before.files)
-        if is_like and not _changes(before, rows, identity).rows.num_rows:
-            same = replace(commit, rows_inserted=0, rows_deleted=0, rows_unchanged=rows.num_rows)
-            return Written(_unwritten(same, before), rows.slice(0, 0))
-        stamped = _stamped(rows, now, pa.schema(table.schema().to_arrow()))
-        _commit(table, before, commit, removed=before.files, portions=[stamped])
-        return Written(commit, rows)
+        if is_known and rows.num_rows == before.rows and not missing_files(f.path for f in before.files):
+            changes = _changes(before, rows, identity)
+            if not changes.inserted + changes.updated:
+                same = replace(commit, rows_inserted=0, rows_deleted=0, rows_unchanged=rows.num_rows)
+                return Written(_unwritten(same, before), changes.rows)
+        everything = _changes(replace(before, files=()), rows, identity)
+        portions = _rewritten(before, everything, now, _schema(table), identity)
+        _commit(table, before, commit, removed=before.files, portions=portions)
+        return Written(commit, everything.rows)
 
     return _swap(location, attempt, clock)
 
@@ -481,13 +514,13 @@ def delete(
 
     def attempt(table: DeltaTable, now: datetime) -> Commit:
         before = _snapshot(table, location, order)
-        schema = pa.schema(table.schema().to_arrow())
+        schema = _schema(table)
         touched, kept, deleted = [], [], 0
-        for file in before.touching(keys) if keys.num_rows else ():
+        for file in before.touching(_ranges(keys)) if keys.num_rows else ():
             left = engine.rows_without(data_files.read(file.path, schema), keys)
             if left.num_rows < file.rows:
                 touched.append(file)
-                kept.append(left)
+                kept.append([left])
                 deleted += file.rows - left.num_rows
         commit = Commit(version=before.version + 1, time=now, operation="delete", rows_deleted=deleted, who=who)
         if not deleted:
@@ -524,35 +557,52 @@ def _swap(location: str, attempt: Callable[[DeltaTable, datetime], _Result], clo
 
 @dataclass(frozen=True)
 class _Changes:
-    """Rows that are new or differ from what is stored, in order, and the files that hold what they replace."""
+    """How many rows are new or differ from what is stored, and the files that hold what they replace.
 
-    rows: pa.Table
+    `rows` are those rows in order, and `places` says for each of them which file holds its old values (null: none).
+    """
+
     inserted: int
     updated: int
-    touched: Sequence[DataFile] = ()
-    places: pa.ChunkedArray | None = None  # for each row the path of the file that holds its old values, or null
+    touched: Sequence[DataFile]
+    rows: pa.Table | None = None
+    places: pa.ChunkedArray | None = None
+    staged: Staged | None = None
 
 
-def _changes(before: Snapshot, rows: pa.Table, identity: Sequence[str]) -> _Changes:
+def _changes(before: Snapshot, rows: pa.Table | Staged, identity: Sequence[str]) -> _Changes:
     """A batch that no stored file can hold a row of is not compared."""
-    files = {f.path: f for f in before.touching(rows.select(list(identity)))} if rows.num_rows else {}
+    if isinstance(rows, Staged):
+        files = {f.path: f for f in before.touching(rows.bounds())} if rows.num_rows and before.files else {}
+        difference = rows.compare(list(files))
+        touched = [files[p] for p in difference.touched]
+        return _Changes(difference.inserted, difference.updated, touched, staged=rows)
+    ranges = _ranges(rows.select(list(identity))) if rows.num_rows else {}
+    files = {f.path: f for f in before.touching(ranges)} if rows.num_rows else {}
     if not files:
-        return _Changes(rows, rows.num_rows, 0)
+        return _Changes(rows.num_rows, 0, (), rows)
     low, high = _range(rows, before.order)
     found = engine.compare(list(files), rows, identity=identity, order=before.order, low=low, high=high)
     is_written = pc.not_equal(found["status"], "same")
     places = found["place"].filter(is_written)
-    updated = len(places) - places.null_count
-    touched = sorted(set(places.drop_null().unique().to_pylist()))
-    return _Changes(rows.filter(is_written), places.null_count, updated, [files[p] for p in touched], places)
+    touched = [files[p] for p in sorted(places.drop_null().unique().to_pylist())]
+    inserted = places.null_count
+    return _Changes(inserted, len(places) - inserted, touched, rows.filter(is_written), places)
 
 
-def _rewritten(before: Snapshot, changes: _Changes, rows: pa.Table, identity: Sequence[str]) -> Iterator[pa.Table]:
-    """The rows of the new files: each touched file once more with its share of the rows, then the rows that are left.
+def _rewritten(
+    before: Snapshot, changes: _Changes, now: datetime, schema: pa.Schema, identity: Sequence[str]
+) -> Iterator[Iterable[pa.Table]]:
+    """The rows of the new files, in portions: the touched files once more with their share, then the rows left over.
 
     New rows join a touched file whose range they fall into. What is newer than everything stored keeps apart from what
     is late, so that the newest file goes on covering a range of its own.
     """
+    newest = max((f.high for f in before.files if f.high is not None), default=None)
+    if changes.rows is None:
+        yield from _rewritten_from_stage(before, changes, now, schema, newest)
+        return
+    rows = _stamped(changes.rows, now, schema)
     order, left = rows.column(before.order), np.ones(rows.num_rows, dtype=bool)
     for file in changes.touched:
         is_here = pc.fill_null(pc.equal(changes.places, file.path), False)
@@ -562,12 +612,38 @@ def _rewritten(before: Snapshot, changes: _Changes, rows: pa.Table, identity: Se
             is_here = pc.or_(is_here, pc.and_(is_new, is_inside))
         mine = is_here.to_numpy() & left
         left &= ~mine
-        both = pa.concat_tables([data_files.read(file.path, rows.schema), rows.filter(pa.array(mine))])
-        yield data_files.in_order(both, before.order, identity)
+        both = pa.concat_tables([data_files.read(file.path, schema), rows.filter(pa.array(mine))])
+        yield [data_files.in_order(both, before.order, identity)]
     rest = rows if left.all() else rows.filter(pa.array(left))
-    newest = max((f.high for f in before.files if f.high is not None), default=None)
     late = 0 if newest is None else pc.sum(pc.less_equal(rest.column(before.order), newest)).as_py() or 0
-    yield from (rest.slice(0, late), rest.slice(late))
+    yield from ([rest.slice(0, late)], [rest.slice(late)])
+
+
+def _rewritten_from_stage(
+    before: Snapshot, changes: _Changes, now: datetime, schema: pa.Schema, newest: Any
+) -> Iterator[Iterable[pa.Table]]:
+    staged = changes.staged
+    if staged is None:
+        return
+    _check_columns([*staged.schema.names, COMMITTED_AT], schema)
+    cuts = [(f.low, pc.less) for f in changes.touched if f.low is not None]
+    cuts += [(high, pc.less_equal) for high in (*(f.high for f in changes.touched), newest) if high is not None]
+    batches = staged.rows(schema, stamp={COMMITTED_AT: now}, touched=[f.path for f in changes.touched])
+    pieces = (piece for batch in batches for piece in _pieces(batch, before.order, cuts))
+    for _, portion in groupby(pieces, key=lambda piece: piece[0]):
+        yield (rows for _, rows in portion)
+
+
+def _pieces(rows: pa.Table, order: str, cuts: Sequence[tuple[Any, Any]]) -> Iterator[tuple[int, pa.Table]]:
+    """Rows in order in pieces, each with the number of cuts before it; a cut is a value and who lies before it."""
+    ends = [pc.sum(lies_before(rows.column(order), value)).as_py() or 0 for value, lies_before in cuts]
+    for start, end in pairwise(sorted({0, rows.num_rows, *ends})):
+        yield sum(e <= start for e in ends), rows.slice(start, end - start)
+
+
+def _ranges(rows: pa.Table) -> dict[str, tuple[Any, Any]]:
+    """The lowest and highest value of each column; booleans have none in Delta's log."""
+    return {name: _range(rows, name) for name in rows.column_names if not pa.types.is_boolean(rows[name].type)}
 
 
 def _range(rows: pa.Table, column: str) -> tuple[Any, Any]:
@@ -583,12 +659,16 @@ def _stamped(rows: pa.Table, now: datetime, schema: pa.Schema) -> pa.Table:
     """
     columns = dict(zip(rows.column_names, rows.columns, strict=True))
     columns[COMMITTED_AT] = pa.repeat(pa.scalar(now, TIMESTAMP), rows.num_rows)
-    if columns.keys() != set(schema.names):
-        raise Conflict(
-            f"The table has the columns {schema.names} by now, the rows {rows.column_names}. Nothing was written: get "
-            "the feature group again and retry."
-        )
+    _check_columns(columns, schema)
     return pa.Table.from_arrays([columns[f.name] for f in schema], schema=schema)
+
+
+def _check_columns(names: Iterable[str], schema: pa.Schema) -> None:
+    if {*names} != {*schema.names}:
+        raise Conflict(
+            f"The table has the columns {schema.names} by now, the rows {sorted(names)}. Nothing was written: get the "
+            "feature group again and retry."
+        )
 
 
 def _identity(schema: pa.Schema) -> list[str]:
@@ -601,7 +681,12 @@ class _Overtaken(Exception):
 
 
 def _commit(
-    table: DeltaTable, before: Snapshot, commit: Commit, *, removed: Iterable[DataFile], portions: Iterable[pa.Table]
+    table: DeltaTable,
+    before: Snapshot,
+    commit: Commit,
+    *,
+    removed: Iterable[DataFile],
+    portions: Iterable[Iterable[pa.Table]],
 ) -> None:
     """Write files with the rows and commit them in place of the removed ones, as the version after `before`.
 
@@ -610,8 +695,8 @@ def _commit(
     """
     added: list[data_files.NewFile] = []
     try:
-        for rows in portions:
-            added += _write(table, before, [rows])
+        for portion in portions:
+            added += _write(table, before, portion)
         _publish(table, before, commit, added, removed)
     except _Uncertain:
         raise  # the files stay
@@ -621,7 +706,7 @@ def _commit(
 
 
 def _write(table: DeltaTable, before: Snapshot, batches: Iterable[pa.Table]) -> list[data_files.NewFile]:
-    indexed = [*_identity(pa.schema(table.schema().to_arrow())), COMMITTED_AT]
+    indexed = [*_identity(_schema(table)), COMMITTED_AT]
     partition_by = table.metadata().partition_columns
     return data_files.write(before.location, batches, order=before.order, indexed=indexed, partition_by=partition_by)
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from featurestore import catch_up, data_files, delta, maintenance, on_demand, statistics, validation
+from featurestore import catch_up, delta, inserting, maintenance, statistics, validation
 from featurestore.delta import Commit
 from featurestore.engines import duckdb as engine
-from featurestore.errors import FeatureStoreError, InvalidData, InvalidTime, NotFound, SchemaMismatch
+from featurestore.errors import (
+    Conflict,
+    FeatureStoreError,
+    InvalidData,
+    InvalidTime,
+    NotFound,
+    SchemaMismatch,
+)
 from featurestore.forget import Erasure, Forgotten
+from featurestore.group_definition import GroupDefinition
 from featurestore.lineage import Lineage, of_group
 from featurestore.maintenance import Optimized, Vacuumed
-from featurestore.on_demand import OnDemandFunction
 from featurestore.online import OnlineTable
 from featurestore.pins import pins_of
 from featurestore.point_in_time import Definition
@@ -25,11 +33,7 @@ from featurestore.schema import (
     TIMESTAMP,
     DataFrameType,
     Feature,
-    arrow_schema,
-    as_arrow,
-    check_column_names,
     conform,
-    infer_features,
     to_frame,
 )
 from featurestore.times import TimeLike, Window
@@ -37,111 +41,6 @@ from featurestore.times import TimeLike, Window
 if TYPE_CHECKING:
     from featurestore.feature_view import FeatureView
     from featurestore.store import FeatureStore
-
-Policy = Literal["STRICT", "ALWAYS"]
-
-
-@dataclass(frozen=True)
-class GroupDefinition:
-    """The contract of a feature group, as the catalog keeps it."""
-
-    ref: GroupRef
-    primary_key: tuple[str, ...]
-    event_time: str | None = None
-    features: tuple[Feature, ...] = ()
-    description: str = ""
-    online_enabled: bool = False
-    partition_key: tuple[str, ...] = ()
-    foreign_key: tuple[str, ...] = ()
-    expectation_suite: dict[str, Any] | None = None
-    validation_ingestion_policy: Policy = "STRICT"
-    statistics_config: bool = True
-    ttl: timedelta | None = None
-    tags: Mapping[str, Any] | None = None
-    transformation_functions: tuple[OnDemandFunction, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.primary_key:
-            raise SchemaMismatch(f"Feature group {self.ref} needs a primary key: primary_key=['...'].")
-        if self.event_time in self.primary_key:
-            raise SchemaMismatch(
-                f"{self.ref}: {self.event_time!r} is the event time already; take it out of the primary key."
-            )
-        if self.ttl is not None and (self.event_time is None or self.ttl <= timedelta(0)):
-            raise SchemaMismatch(f"{self.ref}: ttl {self.ttl} needs an event time and a positive length.")
-        if self.validation_ingestion_policy not in ("STRICT", "ALWAYS"):
-            raise SchemaMismatch(
-                f"{self.ref}: validation_ingestion_policy {self.validation_ingestion_policy!r}: "
-                "expected 'STRICT' or 'ALWAYS'."
-            )
-        if self.features:
-            self._check_features()
-
-    def _check_features(self) -> None:
-        check_column_names([f.name for f in self.features])
-        types = {f.name: f.type for f in self.features}
-        for name in [*self.identity, *self.partition_key]:
-            if name not in types:
-                raise SchemaMismatch(f"{self.ref}: key or time column {name!r} is not among the columns {list(types)}.")
-        for name in self.primary_key:
-            if pa.types.is_nested(types[name]) or pa.types.is_floating(types[name]):
-                raise SchemaMismatch(
-                    f"{self.ref}: {name!r} is {types[name]}; a key is a whole number, text, time, date or decimal."
-                )
-        if self.event_time and not pa.types.is_timestamp(types[self.event_time]):
-            raise SchemaMismatch(
-                f"{self.ref}: the event time {self.event_time!r} is {types[self.event_time]}, expected a timestamp. "
-                "Convert it, for example with pandas.to_datetime(..., utc=True)."
-            )
-
-    @property
-    def identity(self) -> tuple[str, ...]:
-        """The columns that tell rows apart: primary key and event time."""
-        return (*self.primary_key, self.event_time) if self.event_time else self.primary_key
-
-    @property
-    def order(self) -> str:
-        """The column whose range prunes files."""
-        return self.event_time or self.primary_key[0]
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The Arrow schema of a batch."""
-        return arrow_schema(self.features, self.identity)
-
-    def with_features(self, features: Sequence[Feature]) -> GroupDefinition:
-        """The definition with its columns, those of its functions included; a date as event time is midnight UTC."""
-        features = on_demand.declared(features, self.transformation_functions, str(self.ref))
-        timed = [
-            replace(f, dtype=TIMESTAMP) if f.name == self.event_time and pa.types.is_date(f.type) else f
-            for f in features
-        ]
-        return replace(self, features=tuple(timed))
-
-    def to_json(self) -> dict[str, Any]:
-        """The definition as JSON-ready data."""
-        return {
-            "primary_key": list(self.primary_key), "event_time": self.event_time,
-            "features": [f.to_json() for f in self.features], "description": self.description,
-            "online_enabled": self.online_enabled, "partition_key": list(self.partition_key),
-            "foreign_key": list(self.foreign_key), "expectation_suite": self.expectation_suite,
-            "validation_ingestion_policy": self.validation_ingestion_policy,
-            "statistics_config": self.statistics_config,
-            "ttl_seconds": None if self.ttl is None else self.ttl.total_seconds(), "tags": dict(self.tags or {}),
-            "transformation_functions": [f.to_json() for f in self.transformation_functions],
-        }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, ref: GroupRef, data: dict[str, Any]) -> GroupDefinition:
-        """The definition that `to_json` described."""
-        ttl = data["ttl_seconds"]
-        return cls(
-            ref, tuple(data["primary_key"]), data["event_time"], tuple(Feature.from_json(f) for f in data["features"]),
-            data["description"], data["online_enabled"], tuple(data["partition_key"]), tuple(data["foreign_key"]),
-            data["expectation_suite"], data["validation_ingestion_policy"], data["statistics_config"],
-            None if ttl is None else timedelta(seconds=ttl), data["tags"],
-            tuple(OnDemandFunction.from_json(f) for f in data.get("transformation_functions", ())),
-        )  # fmt: skip
 
 
 class FeatureGroup:
@@ -243,7 +142,9 @@ class FeatureGroup:
         """Insert rows that are new and update those that differ; when it returns they are readable, also online.
 
         Args:
-            frame: pandas or Polars DataFrame, Arrow table, or anything with `__arrow_c_stream__`; columns in any order.
+            frame: pandas or Polars DataFrame, Arrow table, or a stream: an Arrow reader, a lazy Polars frame, anything
+                with `__arrow_c_stream__`. A stream may be larger than memory: it is staged on disk, and the
+                expectation suite judges it in pieces of a million rows. Columns in any order.
             overwrite: replace everything stored.
             window: the half-open stretch of time this batch completes; committed with the rows. An empty frame with a
                 window is a commit too.
@@ -261,66 +162,37 @@ class FeatureGroup:
         if operation != "upsert":
             raise InvalidData(f"operation {operation!r} is not known: insert always is an upsert.")
         stretch = None if window is None else Window.of(*window)
-        rows, deduplicated = self._batch(frame)
-        report = self._validated(rows, stretch) if (validation_options or {}).get("run_validation", True) else None
-        self._ensure_table()
-        definition, settings = self.definition, self._store.settings
-        write = delta.overwrite if overwrite else delta.upsert
-        written = write(
-            self.location, rows, identity=definition.identity, order=definition.order, who=settings.who,
-            window=stretch, deduplicated=deduplicated, clock=self._store.clock,
-        )  # fmt: skip
-        commit = written.commit
-        if commit.rows_written and definition.statistics_config:
-            self._store.catalog.note(self.id, commit.version, "statistics", statistics.summarise(written.rows))
-        if report is not None:
-            self._store.catalog.note(self.id, commit.version, "validation", report)
-        if self.online_enabled:
-            catch_up.after(
-                commit, written.rows, online=self._store.online, table=self.online_table(), location=self.location
-            )
+        judge = self._judge(stretch) if (validation_options or {}).get("run_validation", True) else None
+        with self._prepared(frame, judge) as batch:
+            self._declare(batch.definition)
+            definition, catalog = self.definition, self._store.catalog
+            write = delta.overwrite if overwrite else delta.upsert
+            written = write(
+                self.location, batch.rows, identity=definition.identity, order=definition.order,
+                who=self._store.settings.who, window=stretch, deduplicated=batch.deduplicated, clock=self._store.clock,
+            )  # fmt: skip
+            commit, rows = written.commit, written.rows
+            if commit.rows_written and definition.statistics_config:
+                found = self._summary(commit) if rows is None else statistics.summarise(rows)
+                catalog.note(self.id, commit.version, "statistics", found)
+            if batch.report is not None:
+                catalog.note(self.id, commit.version, "validation", batch.report)
+            if self.online_enabled:
+                if not isinstance(batch.rows, pa.Table) and commit.operation != "none":
+                    rows = batch.rows.newest(definition.primary_key)
+                catch_up.after(
+                    commit, rows, online=self._store.online, table=self.online_table(), location=self.location
+                )
         return commit
 
-    def _batch(self, frame: Any) -> tuple[pa.Table, int]:
-        if not self.definition.features:
-            self._refresh()
-        definition = self.definition
-        what = f"Feature group {definition.ref}"
-        frame = on_demand.computed(frame, definition.transformation_functions, definition.features, what)
-        if not definition.features:
-            frame = as_arrow(frame)  # once: a stream can be read only once
-            definition = definition.with_features(infer_features(frame))
-        rows = conform(frame, definition.features, required=definition.identity, what=what)
-        self.definition = definition
-        unique = data_files.in_order(rows, definition.order, definition.identity)
-        return unique, rows.num_rows - unique.num_rows
+    def _prepared(self, frame: Any, judge: inserting.Judge | None) -> AbstractContextManager[inserting.Batch]:
+        self._refresh()
+        return inserting.prepared(frame, self.definition, self._store.settings, judge)
 
-    def _validated(self, rows: pa.Table, window: Window | None) -> dict[str, Any] | None:
-        suite = self.definition.expectation_suite
-        if not suite:
-            return None
-        report = validation.check(rows, suite)
-        if not report.success and self.definition.validation_ingestion_policy == "STRICT":
-            self._quarantine(rows, report)
-            raise InvalidData(
-                f"{self.ref}{f', window {window}' if window else ''}: {report.summary()} Nothing was written; "
-                "fg.quarantine() shows the rejected rows.",
-                report.to_json(),
-            )
-        return report.to_json()
-
-    def _quarantine(self, rows: pa.Table, report: validation.Report) -> None:
-        mask = report.failed_rows
-        positions = [int(i) for i in mask.nonzero()[0]]
-        if not positions:  # a rule about the whole batch: no single row is to blame
-            positions = list(range(rows.num_rows))
-        batch_rules = "; ".join(o.rule for o in report.outcomes if not o.success and o.is_blocking)
-        rules = ["; ".join(report.rules_of(i)) or batch_rules for i in positions]
-        nullable = pa.schema([f.with_nullable(True) for f in rows.schema])
-        rejected = rows.cast(nullable).take(pa.array(positions, pa.int64()))
-        rejected = rejected.append_column("__rule", pa.array(rules, pa.string()))
-        now = pa.repeat(pa.scalar(self._store.clock(), TIMESTAMP), len(positions))
-        delta.append_loose(self.quarantine_location, rejected.append_column("__rejected_at", now))
+    def _judge(self, window: Window | None) -> inserting.Judge:
+        return lambda rows: inserting.judged(
+            rows, self.definition, quarantine=self.quarantine_location, window=window, clock=self._store.clock
+        )
 
     @property
     def quarantine_location(self) -> str:
@@ -339,10 +211,9 @@ class FeatureGroup:
 
     def validate(self, frame: Any) -> dict[str, Any]:
         """Check a frame against the contract and the expectation suite without writing; return the report."""
-        rows, _ = self._batch(frame)
-        return validation.check(
-            rows, self.definition.expectation_suite or {"name": "none", "expectations": []}
-        ).to_json()
+        suite = self.definition.expectation_suite or {"name": "none", "expectations": []}
+        with self._prepared(frame, lambda rows: validation.check(rows, suite).to_json()) as batch:
+            return batch.report or {}
 
     def validation_reports(self) -> dict[int, dict[str, Any]]:
         """The validation report of each commit, by Delta version."""
@@ -595,7 +466,7 @@ class FeatureGroup:
     def prepare(self) -> None:
         """Make the tables of a declared group, so that it can be read before its first insert."""
         if self.definition.features:
-            self._ensure_table()
+            self._make_table()
             if self.online_enabled:
                 self._store.online.create(self.online_table())
 
@@ -607,40 +478,49 @@ class FeatureGroup:
         return self.definition
 
     def _refresh(self) -> None:
-        _, _, data = self._store.catalog.find("feature group", self.name, self.version)
-        stored = GroupDefinition.from_json(self.ref, data)
-        if stored.features:
-            self.definition = stored
+        """Take over what other processes declared since: columns, description, tags."""
+        self.definition = GroupDefinition.from_json(self.ref, self._store.catalog.definition(self.id))
 
-    def _ensure_table(self) -> None:
-        definition = self._declared() if not self.definition.features else self.definition
-        if delta.exists(self.location):
-            return
+    def _declare(self, definition: GroupDefinition) -> None:
+        """Fix the columns of a group that had none, and make its table unless it is there."""
+        if not self.definition.features:
+            stored = self._store.catalog.declare(self.id, definition.to_json())
+            self.definition = GroupDefinition.from_json(self.ref, stored)
+            if self.definition.features != definition.features:
+                raise Conflict(
+                    f"{self.ref}: another process declared the columns {[f.name for f in self.definition.features]} "
+                    "first. Nothing was written: get the group again and retry."
+                )
+        if not delta.exists(self.location):
+            self._make_table()
+
+    def _make_table(self) -> None:
+        d = self.definition
         delta.create(
-            self.location, definition.schema, name=str(self.ref), description=definition.description,
-            partition_by=definition.partition_key,
+            self.location, d.schema, name=str(self.ref), description=d.description, partition_by=d.partition_key,
+            owner=self.id, notes=d.column_notes(),
         )  # fmt: skip
-        self._store.catalog.update(self.id, definition.to_json())
 
     def _snapshot(self, version: int | None = None) -> delta.Snapshot:
         self._declared()
         return delta.snapshot(self.location, self.definition.order, version)
 
-    def _rows(self, snapshot: delta.Snapshot, condition: str = "TRUE") -> pa.Table:
-        schema = self.definition.schema
-        files = snapshot.between()
-        if not files:
-            return schema.empty_table()
-        columns = ", ".join(engine.quote(n) for n in schema.names)
-        return engine.as_schema(
-            engine.run(f"SELECT {columns} FROM {engine.scan(files, evolved=True)} WHERE {condition}"), schema
-        )
+    def _rows(self, snapshot: delta.Snapshot) -> pa.Table:
+        return engine.rows_of(snapshot.between(), self.definition.schema)
 
-    def _written(self, commit: Commit | None) -> pa.Table:
+    def _written(self, commit: Commit | None, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows a commit wrote, or some columns of them."""
+        schema = self.definition.schema
+        schema = schema if columns is None else pa.schema([schema.field(c) for c in columns])
         if commit is None or not commit.rows_written:
-            return self.definition.schema.empty_table()
-        stamp = f"{delta.COMMITTED_AT} = {engine.literal(commit.time)}"
-        return self._rows(self._snapshot(commit.version), stamp)
+            return schema.empty_table()
+        files = self._snapshot(commit.version).committed_at(commit.time)
+        return engine.rows_of(files, schema, where=f"{delta.COMMITTED_AT} = {engine.literal(commit.time)}")
+
+    def _summary(self, commit: Commit) -> dict[str, Any]:
+        """Statistics of the rows a commit wrote, of which never more than one column is in memory."""
+        names = self.definition.schema.names
+        return {n: statistics.summarise_column(self._written(commit, [n]).column(n)) for n in names}
 
     # What is made of it
 

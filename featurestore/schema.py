@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.errors import InvalidData, SchemaMismatch
+from featurestore.errors import FeatureStoreError, InvalidData, SchemaMismatch
 
 DataFrameType = Literal["pandas", "polars", "arrow"]
 
@@ -247,6 +247,41 @@ def as_arrow(frame: Any) -> pa.Table:
     return frame
 
 
+@dataclass(frozen=True)
+class Stream:
+    """Tables of one schema, one after the other; they can be had once."""
+
+    schema: pa.Schema
+    batches: Iterator[pa.Table]
+
+
+def as_stream(frame: Any) -> Stream | None:
+    """What comes batch by batch: an Arrow reader, a lazy Polars frame, anything else with `__arrow_c_stream__`.
+
+    None for frames that are in memory as a whole.
+    """
+    library = type(frame).__module__.split(".")[0]
+    if library == "polars" and hasattr(frame, "collect_batches"):
+        schema = as_arrow(frame.head(0).collect()).schema
+        tables = (pa.table(batch).cast(schema) for batch in frame.collect_batches(maintain_order=True, lazy=True))
+        return Stream(schema, tables)
+    if library in ("pandas", "polars") or isinstance(frame, pa.Table | pa.RecordBatch):
+        return None
+    if not hasattr(frame, "__arrow_c_stream__"):
+        return None
+    reader = frame if isinstance(frame, pa.RecordBatchReader) else pa.RecordBatchReader.from_stream(frame)
+    check_column_names(reader.schema.names)
+    return Stream(reader.schema, _batches(reader))
+
+
+def _batches(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    try:
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+    except pa.ArrowException as error:  # a reader that is not Python's own gives every error this form
+        raise FeatureStoreError(f"The stream broke off: {error}. Nothing was written.") from error
+
+
 def _pandas_column(values: Any, name: str) -> pa.ChunkedArray:
     zoned = getattr(values.dtype, "tz", None) is not None
     try:
@@ -262,19 +297,19 @@ def _pandas_column(values: Any, name: str) -> pa.ChunkedArray:
     return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
 
 
-def infer_features(table: pa.Table) -> tuple[Feature, ...]:
+def infer_features(schema: pa.Schema) -> tuple[Feature, ...]:
     """The features a first batch declares when nobody declared them.
 
     Raises:
         SchemaMismatch: a column has a type the store cannot keep, or no value to tell its type by.
     """
-    for name, dtype in zip(table.column_names, table.schema.types, strict=True):
+    for name, dtype in zip(schema.names, schema.types, strict=True):
         if pa.types.is_null(dtype):
             raise SchemaMismatch(
                 f"Column {name!r} holds nulls only, so its type is unknown. "
                 f"Declare it: features=[Feature({name!r}, ...)]."
             )
-    return tuple(Feature(f.name, f.type) for f in table.schema)
+    return tuple(Feature(f.name, f.type) for f in schema)
 
 
 def conform(

@@ -15,9 +15,10 @@ from featurestore import delta, offline, on_demand, transformations, validation
 from featurestore.catalog import Catalog
 from featurestore.engines import sql
 from featurestore.errors import Conflict, SchemaMismatch
-from featurestore.feature_group import FeatureGroup, GroupDefinition, Policy
+from featurestore.feature_group import FeatureGroup
 from featurestore.feature_view import FeatureView
 from featurestore.findings import Finding
+from featurestore.group_definition import GroupDefinition, Policy
 from featurestore.online import OnlineStore
 from featurestore.pins import pins_of
 from featurestore.point_in_time import Definition, Plan

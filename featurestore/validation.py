@@ -241,6 +241,41 @@ def check(rows: pa.Table, suite: Suite) -> Report:
     return Report(suite["name"], rows.num_rows, tuple(outcomes))
 
 
+def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One report (as JSON) of the reports of a suite over the pieces of a batch, of which there is at least one.
+
+    Rules about the whole, such as a mean, were judged piece by piece: the observed values are a list then.
+    """
+    if len(reports) == 1:
+        return reports[0]
+    results = []
+    for outcomes in zip(*(report["results"] for report in reports), strict=True):
+        counts = [o["unexpected_count"] for o in outcomes if o["unexpected_count"] is not None]
+        observed = [o["observed_value"] for o in outcomes]
+        results.append({
+            **outcomes[0],
+            "success": all(o["success"] for o in outcomes),
+            "observed_value": None if all(o is None for o in observed) else observed,
+            "unexpected_count": sum(counts) if counts else None,
+            "examples": _different(example for o in outcomes for example in o["examples"]),
+            "exception": next((o["exception"] for o in outcomes if o["exception"] is not None), None),
+        })  # fmt: skip
+    kept = sum(result["success"] for result in results)
+    return {
+        "suite": reports[0]["suite"],
+        "success": all(report["success"] for report in reports),
+        "statistics": {
+            "rows": sum(report["statistics"]["rows"] for report in reports),
+            "failed_rows": sum(report["statistics"]["failed_rows"] for report in reports),
+            "evaluated_expectations": len(results),
+            "successful_expectations": kept,
+            "unsuccessful_expectations": len(results) - kept,
+            "success_percent": 100 * kept / len(results) if results else 100.0,
+        },
+        "results": results,
+    }
+
+
 def _normalise_expectation(position: int, expectation: Any) -> dict[str, Any]:
     if hasattr(expectation, "configuration"):
         expectation = expectation.configuration.to_json_dict()

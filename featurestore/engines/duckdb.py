@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -76,16 +77,40 @@ def connection(
         cursor = database.cursor()
     try:
         cursor.execute("SET TimeZone = 'UTC'")
-        yield cursor
+        with _translated():
+            yield cursor
+    finally:
+        cursor.close()
+
+
+@contextmanager
+def temporary(folder: Path, *, memory_limit: str, threads: int) -> Iterator[DuckDBPyConnection]:
+    """A database of its own for one large task, which spills into a folder; errors come out as ours."""
+    import duckdb
+
+    config: dict[str, Any] = {"memory_limit": memory_limit, "autoinstall_known_extensions": False}
+    with _translated(), duckdb.connect(config={**config, **({"threads": threads} if threads else {})}) as database:
+        database.execute(f"SET TimeZone = 'UTC'; SET temp_directory = {text(str(folder))}")
+        yield database
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    import duckdb
+
+    try:
+        yield
     except duckdb.IOException as error:
+        if "No space left" in str(error) or "write" in str(error):
+            raise FeatureStoreError(
+                f"The offline query could not write: {error}. Check that the disk has room. Nothing was committed."
+            ) from error
         raise NotReproducible(
             f"A data file of the feature store cannot be read: {error}. "
             "Was it deleted by hand or by another tool's vacuum?"
         ) from error
     except duckdb.Error as error:
         raise FeatureStoreError(f"The offline query failed: {error}") from error
-    finally:
-        cursor.close()
 
 
 def scan(files: Sequence[str], *, evolved: bool = False, place: str | None = None) -> str:
@@ -131,6 +156,14 @@ def _within(order: str, low: Any, high: Any) -> str:
     return f"{quote(order)} BETWEEN {literal(low)} AND {literal(high)}"
 
 
+def rows_of(files: Sequence[str], schema: pa.Schema, *, where: str = "TRUE") -> pa.Table:
+    """The rows of some files that meet a condition, with the schema's columns; those a file lacks are null."""
+    columns = ", ".join(quote(n) for n in schema.names)
+    hidden = schema if COMMITTED_AT in schema.names else schema.append(pa.field(COMMITTED_AT, TIMESTAMP))
+    sql = f"SELECT {columns} FROM ({padded(files)}) WHERE {where}"
+    return as_schema(run(sql, {"no_rows": hidden.empty_table()}), schema)
+
+
 def compare(
     files: Sequence[str], rows: pa.Table, *, identity: Sequence[str], order: str, low: Any, high: Any
 ) -> pa.Table:
@@ -142,13 +175,13 @@ def compare(
     on = " AND ".join(f"s.{quote(c)} = b.{quote(c)}" for c in identity)
     differs = " OR ".join(f"s.{quote(c)} IS DISTINCT FROM b.{quote(c)}" for c in values) or "FALSE"
     columns = ", ".join(quote(c) for c in rows.column_names)
-    stored = f"SELECT {columns}, __file FROM {scan(files, evolved=True, place='__file')}"
+    stored = f"SELECT {columns}, __file FROM ({padded(files, place='__file')})"
     sql = (
         f"WITH stored AS ({stored} WHERE {_within(order, low, high)}) "
         f"SELECT CASE WHEN s.__file IS NULL THEN 'new' WHEN {differs} THEN 'different' ELSE 'same' END AS status, "
         f"s.__file AS place FROM batch b LEFT JOIN stored s ON {on} ORDER BY b.__row"
     )
-    return run(sql, {"batch": rows.append_column("__row", _numbers(rows))})
+    return run(sql, {"batch": rows.append_column("__row", _numbers(rows)), "no_rows": rows.schema.empty_table()})
 
 
 def rows_without(rows: pa.Table, gone: pa.Table) -> pa.Table:
@@ -174,7 +207,7 @@ def difference(
     )
     on = " AND ".join(f"o.{quote(c)} = n.{quote(c)}" for c in identity)
     sql = (
-        f"WITH o AS ({_padded(old)}), n AS ({_padded(new)}) SELECT {columns}, CASE WHEN n.{key} IS NULL THEN 'delete' "
+        f"WITH o AS ({padded(old)}), n AS ({padded(new)}) SELECT {columns}, CASE WHEN n.{key} IS NULL THEN 'delete' "
         f"WHEN o.{key} IS NULL THEN 'insert' ELSE 'update' END AS __change FROM o FULL JOIN n ON {on} "
         f"WHERE o.{key} IS NULL OR n.{key} IS NULL OR {differs or 'FALSE'} ORDER BY {', '.join(map(quote, order))}"
     )
@@ -182,9 +215,10 @@ def difference(
     return as_schema(result, schema.append(pa.field("__change", pa.string(), nullable=False)))
 
 
-def _padded(files: Sequence[str]) -> str:
-    """The rows of some files with every column of the registered `no_rows`; there may be no files."""
-    return "SELECT * FROM no_rows" + (f" UNION ALL BY NAME FROM {scan(files, evolved=True)}" if files else "")
+def padded(files: Sequence[str], *, place: str | None = None) -> str:
+    """The rows of some files with every column of the registered `no_rows`; there may be no files. See `scan`."""
+    rows = f" UNION ALL BY NAME FROM {scan(files, evolved=True, place=place)}" if files else ""
+    return f"SELECT * FROM no_rows{rows}"
 
 
 def sorted_rows(files: Sequence[str], schema: pa.Schema, *, by: Sequence[str]) -> Iterator[pa.Table]:
@@ -192,7 +226,7 @@ def sorted_rows(files: Sequence[str], schema: pa.Schema, *, by: Sequence[str]) -
     columns = ", ".join(quote(n) for n in schema.names)
     with connection() as con:
         con.register("no_rows", schema.empty_table())
-        rows = con.sql(f"SELECT {columns} FROM ({_padded(files)}) ORDER BY {', '.join(map(quote, by))}")
+        rows = con.sql(f"SELECT {columns} FROM ({padded(files)}) ORDER BY {', '.join(map(quote, by))}")
         for batch in rows.to_arrow_reader(1 << 17):
             yield as_schema(pa.Table.from_batches([batch]), schema)
 
@@ -207,7 +241,7 @@ def newest_rows(
     on = " AND ".join(f"s.{quote(c)} = k.{quote(c)}" for c in by)
     columns = ", ".join(quote(n) for n in schema.names)
     sql = (
-        f"SELECT {columns} FROM ({_padded(files)}) s {f'SEMI JOIN keys k ON {on} ' if keys is not None else ''}"
+        f"SELECT {columns} FROM ({padded(files)}) s {f'SEMI JOIN keys k ON {on} ' if keys is not None else ''}"
         f"QUALIFY row_number() OVER (PARTITION BY {', '.join(map(quote, by))} ORDER BY {quote(order)} DESC) = 1"
     )
     tables = {"no_rows": schema.empty_table()} | ({} if keys is None else {"keys": keys})

@@ -220,7 +220,7 @@ def test_c3_a_loser_of_a_race_computes_again_from_the_newer_version(table, clock
 def test_a_table_with_rows_that_the_catalog_does_not_know_is_left_alone(table, clock):
     upsert(table, clock, (1, 0, 1.0))
     with pytest.raises(Conflict, match="does not know"):
-        delta.create(table, SCHEMA, name="cards_1")
+        delta.create(table, SCHEMA, name="cards_1", owner="another group")
     assert content(table) == [(1, 0.0, 1.0)]
 
 
