@@ -72,6 +72,8 @@ class Source:
     row_filter: Filter | None = None
     version: int | None = None
     result_filter: Filter | None = None
+    in_hindsight: bool = False
+    """Seen as it is also by a plan that is `as_known`: labels are known only afterwards."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class Plan:
 
     def is_as_known(self, place: int) -> bool:
         """Whether a table is seen as it was known at each row's time, so that its past versions are read."""
-        return self.as_known and place > 0 and self.spine.event_time is not None
+        hindsight = place == 0 or self.sources[place].in_hindsight
+        return self.as_known and not hindsight and self.spine.event_time is not None
 
     def chooses(self, place: int) -> bool:
         """Whether a table's newest candidate may be passed over for an older one: what is joined to it decides."""
@@ -126,9 +129,11 @@ class Plan:
     def is_plain(self) -> bool:
         """Whether each table gives the newest row of equal keys at or before the row's time, and nothing more is asked.
 
-        Not so with `as_known`, and where what is joined to a table decides which of its rows can be matched.
+        Not so with `as_known`, where what is joined to a table decides which of its rows can be matched, and where
+        columns are asked for that no group declares, such as when a row was committed.
         """
-        return not any(self.chooses(p) or self.is_as_known(p) for p in range(len(self.sources)))
+        hidden = any(o.column not in self.sources[o.source].definition.columns() for o in self.outputs)
+        return not hidden and not any(self.chooses(p) or self.is_as_known(p) for p in range(len(self.sources)))
 
     def source_of(self, column: Column, within: int = 0) -> int:
         """The one source a filter's column belongs to, among a table and what is joined to it."""
@@ -208,15 +213,30 @@ class Plan:
     def not_older(self, age: timedelta, *, except_for: Sequence[str] = ()) -> Plan:
         """The plan in which joined rows count up to this age only; a stricter ttl stays.
 
-        Groups of which nothing but `except_for` is selected, such as the labels', keep theirs.
+        Groups that give nothing but `except_for`, such as the labels', keep theirs.
         """
-        giving = {o.source for o in self.outputs if o.name not in except_for}
+        exempt = self._giving_only(except_for)
         sources = [
             replace(s, definition=replace(s.definition, ttl=min(age, s.definition.ttl or age)))
-            if place in giving and s.match == "as of" and place else s
+            if place and place not in exempt and s.match == "as of" else s
             for place, s in enumerate(self.sources)
         ]  # fmt: skip
         return replace(self, sources=tuple(sources))
+
+    def with_hindsight(self, names: Sequence[str]) -> Plan:
+        """The plan in which groups that give nothing but these outputs, the labels, are seen as they came to be."""
+        exempt = self._giving_only(names)
+        sources = [replace(s, in_hindsight=place in exempt) for place, s in enumerate(self.sources)]
+        return replace(self, sources=tuple(sources))
+
+    def _giving_only(self, names: Sequence[str]) -> set[int]:
+        """The joined tables that, with all that is joined to them, give some of these outputs and no other."""
+        found = set()
+        for place in range(1, len(self.sources)):
+            given = {o.name for o in self.outputs if o.source in self.branch(place)}
+            if given and given.issubset(names):
+                found.add(place)
+        return found
 
     def explain(self) -> str:
         """How each table is joined and filtered, one line each; then what is asked of the whole."""

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from featurestore import splits, training_files
+from featurestore import late_cells, splits, training_files
 from featurestore.errors import Conflict, FeatureStoreError, InvalidData, NotFound, NotReproducible, SchemaMismatch
 from featurestore.keyed_rows import KEY, chosen, transform_rows, values, with_keys
 from featurestore.point_in_time import Output, Plan
@@ -56,7 +57,10 @@ class TrainingData:
     def all(self) -> list[TrainingDataset]:
         """All training datasets, oldest first."""
         found = self._store.catalog.training_datasets(self._view.id)
-        return [TrainingDataset(self._view.name, self._view.version, v, m) for v, m in found.items()]
+        return [
+            TrainingDataset(self._view.name, self._view.version, v, m, partial(self._count_late, v))
+            for v, m in found.items()
+        ]
 
     def get(self, version: int) -> TrainingDataset:
         """One training dataset.
@@ -128,6 +132,7 @@ class TrainingData:
             "libraries": {name: installed_version(name) for name in _LIBRARIES},
             "splits": {name: {"rows": part.num_rows, "content_hash": hashes[name]} for name, part in parts.items()},
             "content_hash": combined_hash(hashes), "data_format": data_format, "files": [],
+            **self._late_cells(recipe, raw, quickly=True),
         }  # fmt: skip
         try:
             if data_format is None:
@@ -140,6 +145,28 @@ class TrainingData:
                 f"{view.name}: {error} This happened meanwhile. Nothing was registered: try again."
             ) from error
         return self.get(version), parts
+
+    def _late_cells(
+        self, manifest: Mapping[str, Any], raw: Mapping[str, pa.Table], *, quickly: bool
+    ) -> dict[str, dict[str, int] | None]:
+        """The manifest's entry about late cells; none where counting them takes long and `quickly` was asked."""
+        versions = _pins_of(manifest)
+        plan, rows = with_keys(self._plan_of(manifest)), pa.concat_tables(raw.values())
+        if plan.as_known:
+            rows = rows.slice(0, 0)  # each cell is what was known then
+        elif quickly and not late_cells.is_quick(self._store, plan, versions):
+            return {}
+        rows = rows.drop_columns([*self._view.labels, *self._view.training_helper_columns])
+        plan = replace(plan, as_known=False)
+        times = {"start": manifest["start"], "end": manifest["end"]}
+        return {"late_cells": late_cells.count(self._store, plan, versions, rows, **times)}
+
+    def _count_late(self, version: int) -> dict[str, int] | None:
+        dataset = self.get(version)
+        _check_not_erased(dataset)
+        found = self._late_cells(dataset.manifest, self._raw_parts(dataset.manifest), quickly=False)
+        self._store.catalog.amend_training_dataset(self._view.id, version, **found)
+        return found["late_cells"]
 
     @contextmanager
     def _writing(self, parts: Mapping[str, pa.Table], data_format: DataFormat) -> Iterator[Callable[[int], list[str]]]:
@@ -184,15 +211,15 @@ class TrainingData:
                     f"{ref} is not the group it was: its table is {found}, pinned was {pin['table_id']}. "
                     "It was deleted and made again, and the pinned rows went with it."
                 )
-        pins = {GroupRef(p["name"], p["version"]): p["delta_version"] for p in recipe["groups"].values()}
         split = split_from_json(recipe["split"]) if recipe["split"] else None
         plan = self._plan_of(recipe)
         entity = _entity_outputs(plan, getattr(split, "entity", None) or ())
         keyed = with_keys(plan)
         extra = tuple(o for o in entity if o.name not in {k.name for k in keyed.outputs})
         rows = self._store.run(
-            replace(keyed, outputs=(*keyed.outputs, *extra)), pins, start=recipe["start"], end=recipe["end"]
-        )
+            replace(keyed, outputs=(*keyed.outputs, *extra)), _pins_of(recipe), start=recipe["start"],
+            end=recipe["end"],
+        )  # fmt: skip
         if split is None:
             if not rows.num_rows:
                 raise InvalidData(
@@ -221,6 +248,7 @@ class TrainingData:
         plan = replace(plan, sources=tuple(sources))
         if plan.spine.event_time is None:
             plan = replace(plan, now=parse_time(recipe["created_at"]))
+        plan = replace(plan.with_hindsight(self._view.labels), as_known=recipe.get("as_known", False))
         if (age := _length(recipe.get("max_age_microseconds"))) is not None:
             plan = plan.not_older(age, except_for=self._view.labels)
         return plan
@@ -313,8 +341,7 @@ class TrainingData:
         """The plan of a training dataset and the Delta versions it reads."""
         dataset = self.get(version)
         _check_not_erased(dataset)
-        groups = dataset.manifest["groups"].values()
-        return self._plan_of(dataset.manifest), {GroupRef(p["name"], p["version"]): p["delta_version"] for p in groups}
+        return self._plan_of(dataset.manifest), _pins_of(dataset.manifest)
 
     # Its files
 
@@ -400,6 +427,10 @@ def _changed_libraries(dataset: TrainingDataset) -> str:
     there = {name: installed_version(name) for name in dataset.manifest["libraries"]}
     changed = [f"{n} {v} is now {there[n]}" for n, v in dataset.manifest["libraries"].items() if there[n] != v]
     return f"Libraries changed since: {', '.join(changed)}." if changed else "No library changed since."
+
+
+def _pins_of(manifest: Mapping[str, Any]) -> dict[GroupRef, int]:
+    return {GroupRef(p["name"], p["version"]): p["delta_version"] for p in manifest["groups"].values()}
 
 
 def _check_not_erased(dataset: TrainingDataset) -> None:

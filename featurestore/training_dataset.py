@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -25,12 +25,14 @@ class TrainingDataset:
         version: this training dataset's version, from 1.
         manifest: tables with their Delta versions, query, filter, split, seed, state of the transformations, library
             versions, rows and content hash of each split. JSON-ready.
+        count_late: counts the late cells of a manifest that does not have them yet.
     """
 
     view: str
     view_version: int
     version: int
     manifest: Mapping[str, Any]
+    count_late: Callable[[], dict[str, int] | None] | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"Training dataset {self.version} of {self.view} version {self.view_version}"
@@ -51,6 +53,18 @@ class TrainingDataset:
         if "label_columns" in self.manifest:
             return list(self.manifest["label_columns"])
         return [output for name in self.manifest["labels"] for output in self.fitted.outputs_of(name)]
+
+    @property
+    def late_cells(self) -> dict[str, int] | None:
+        """Cells of each joined feature that would differ under `as_known=True`: the model will not have them in time.
+
+        All zero for a dataset made with `as_known=True`; None when a vacuum had taken what was known back then. Of
+        large groups they are counted when first asked for, and kept.
+        """
+        if "late_cells" not in self.manifest and self.count_late is not None:
+            return self.count_late()
+        found = self.manifest.get("late_cells")
+        return None if found is None else dict(found)
 
     @property
     def files(self) -> list[str]:
@@ -99,8 +113,8 @@ def content_hash(table: pa.Table) -> str:
     True
     """
     digest = hashlib.sha256()
-    for field, column in zip(table.schema, table.columns, strict=True):
-        digest.update(json.dumps([field.name, str(field.type), len(column)]).encode())
+    for named, column in zip(table.schema, table.columns, strict=True):
+        digest.update(json.dumps([named.name, str(named.type), len(column)]).encode())
         _feed(digest, column.combine_chunks())
     return digest.hexdigest()
 

@@ -74,8 +74,6 @@ class Wanted:
     def __post_init__(self) -> None:
         if self.max_age is not None and (not isinstance(self.max_age, timedelta) or self.max_age < timedelta(0)):
             raise InvalidData(f"max_age is {self.max_age!r}: expected a timedelta, such as timedelta(days=7).")
-        if self.as_known:
-            raise InvalidData("as_known=True cannot be made yet. Leave it out.")
 
     def to_json(self) -> dict[str, Any]:
         """The part of a manifest that says which rows these are."""
