@@ -7,13 +7,29 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from featurestore import records, terminal
-from featurestore.errors import FeatureStoreError, NotFound, NotReproducible
+from featurestore.arguments import (
+    Commands,
+    Group,
+    GroupOrAll,
+    IsView,
+    Json,
+    Keys,
+    Limit,
+    Name,
+    Version,
+    View,
+    Yes,
+    confirm,
+    group_or_view,
+    pairs,
+    store_of,
+)
+from featurestore.training_commands import show_training_sets, training
 
 if TYPE_CHECKING:
     from featurestore.feature_group import FeatureGroup
@@ -21,66 +37,11 @@ if TYPE_CHECKING:
     from featurestore.store import FeatureStore
 
 
-class _Commands(TyperGroup):
-    """Ends with one line, not with a traceback, when the store refuses."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (FeatureStoreError, OSError) as error:
-            terminal.error(str(error))
-            raise typer.Exit(2) from error
-
-
 app = typer.Typer(
-    cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False,
+    cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
-training = typer.Typer(cls=_Commands, no_args_is_help=True)
 app.add_typer(training, name="training", help="Training sets as versions.", rich_help_panel="Training sets")
-
-
-# What the command line may say
-
-
-def _groups(ctx: typer.Context, incomplete: str) -> list[str]:
-    return _names(ctx, incomplete, groups=True)
-
-
-def _views(ctx: typer.Context, incomplete: str) -> list[str]:
-    return _names(ctx, incomplete, views=True)
-
-
-def _everything(ctx: typer.Context, incomplete: str) -> list[str]:
-    return _names(ctx, incomplete, groups=True, views=True)
-
-
-def _names(ctx: typer.Context, incomplete: str, *, groups: bool = False, views: bool = False) -> list[str]:
-    try:
-        store = _store(ctx)
-    except FeatureStoreError:  # nothing to complete; the command itself will say why
-        return []
-    found = [g.name for g in store.get_feature_groups() if groups] + [
-        v.name for v in store.get_feature_views() if views
-    ]
-    return sorted({name for name in found if name.startswith(incomplete)})
-
-
-Group = Annotated[str, typer.Argument(help="A feature group.", show_default=False, autocompletion=_groups)]
-GroupOrAll = Annotated[
-    str | None, typer.Argument(help="A feature group; default all.", show_default=False, autocompletion=_groups)
-]
-View = Annotated[str, typer.Argument(help="A feature view.", show_default=False, autocompletion=_views)]
-Name = Annotated[str, typer.Argument(help="A group or view.", show_default=False, autocompletion=_everything)]
-Version = Annotated[int | None, typer.Option("--version", "-v", help="Its version; default the newest.", min=1)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
-Limit = Annotated[int, typer.Option("--limit", "-n", help="Rows to show.", min=1)]
-Keys = Annotated[
-    list[str] | None,
-    typer.Argument(help="The columns of one key: name=value ...", metavar="NAME=VALUE...", show_default=False),
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Training = Annotated[int, typer.Argument(help="A version of its training sets.", show_default=False, min=1)]
 
 
 @app.callback()
@@ -91,23 +52,6 @@ def main(
     ] = None,
 ) -> None:
     """A feature store on Delta Lake: look at it, write to it, check it, keep it in order."""
-
-
-def _store(ctx: typer.Context) -> FeatureStore:
-    """The store the command is about. It must exist: a command line makes none by a slip of the keyboard."""
-    from featurestore import settings as of_store
-    from featurestore.store import connect
-
-    home = ctx.find_root().params.get("home")
-    settings = of_store.load() if home is None else of_store.load(home=home)
-    if settings.catalog_url is None and not (settings.home / "catalog.db").exists():
-        raise NotFound(
-            f"There is no feature store in {str(settings.home)!r}. Name another home with --home or FEATURESTORE_HOME, "
-            f"or make one in Python: featurestore.connect({str(settings.home)!r})."
-        )
-    store = connect(home)
-    ctx.call_on_close(store.close)
-    return store
 
 
 # Looking
@@ -124,7 +68,7 @@ def list_all(
 
     Example: featurestore list --groups
     """
-    store = _store(ctx)
+    store = store_of(ctx)
     both = groups == views
     found_groups = [records.of_group(g) for g in store.get_feature_groups()] if both or groups else []
     found_views = [records.of_view(v) for v in store.get_feature_views()] if both or views else []
@@ -152,22 +96,21 @@ def show(
     ctx: typer.Context,
     name: Name,
     version: Version = None,
-    view: Annotated[bool, typer.Option("--view", help="The view, where a group has the same name.")] = False,
+    view: IsView = False,
     json: Json = False,
 ) -> None:
     """Show a group (schema, statistics, freshness, history) or a view (query, labels, training sets).
 
     Example: featurestore show transactions --version 1
     """
-    store = _store(ctx)
-    if not view and any(g.name == name for g in store.get_feature_groups()):
-        _show_group(store, store.get_feature_group(name, version), json=json)
-    elif any(v.name == name for v in store.get_feature_views()):
-        _show_view(store.get_feature_view(name, version), json=json)
+    from featurestore.feature_view import FeatureView
+
+    store = store_of(ctx)
+    found = group_or_view(store, name, version, view=view)
+    if isinstance(found, FeatureView):
+        _show_view(found, json=json)
     else:
-        raise NotFound(
-            f"There is no feature {'' if view else 'group or '}view {name!r}. `featurestore list` shows what there is."
-        )
+        _show_group(store, found, json=json)
 
 
 def _show_group(store: FeatureStore, group: FeatureGroup, *, json: bool) -> None:
@@ -244,7 +187,7 @@ def _show_view(view: FeatureView, *, json: bool) -> None:
     terminal.heading("Features")
     terminal.table(record["features"], ["name", "type", "unit", "on_demand"], flexible="description")
     terminal.line()
-    _show_training_sets(record["training_sets"])
+    show_training_sets(record["training_sets"])
 
 
 @app.command(rich_help_panel="Look")
@@ -253,7 +196,7 @@ def history(ctx: typer.Context, name: Group, version: Version = None, json: Json
 
     Example: featurestore history transactions
     """
-    group = _store(ctx).get_feature_group(name, version)
+    group = store_of(ctx).get_feature_group(name, version)
     commits = [records.of_commit(c) for c in group.history()]
     if json:
         return terminal.as_json(commits)
@@ -273,7 +216,7 @@ def preview(
 
     Example: featurestore preview transactions --at 3
     """
-    group = _store(ctx).get_feature_group(name, version)
+    group = store_of(ctx).get_feature_group(name, version)
     query = group.select_all() if at is None else group.as_of(int(at) if at.isdecimal() and len(at) < 8 else at)
     data = query.limit(limit).read("arrow")
     terminal.as_json(data) if json else terminal.rows(data, limit=limit)
@@ -291,7 +234,7 @@ def stats(
 
     Example: featurestore stats transactions --commit 3
     """
-    found = _store(ctx).get_feature_group(name, version).get_statistics(commit)
+    found = store_of(ctx).get_feature_group(name, version).get_statistics(commit)
     if json:
         return terminal.as_json(found)
     lines = [records.of_column_statistics(column, summary) for column, summary in found.items()]
@@ -304,13 +247,57 @@ def quarantine(ctx: typer.Context, name: Group, version: Version = None, limit: 
 
     Example: featurestore quarantine transactions
     """
-    data = _store(ctx).get_feature_group(name, version).quarantine("arrow")
+    data = store_of(ctx).get_feature_group(name, version).quarantine("arrow")
     if json:
         return terminal.as_json(data)
     if not data.num_rows:
         return terminal.line("No row was ever rejected.")
     columns = [n for n in data.column_names if n not in ("__rule", "__rejected_at")]
     terminal.rows(data.select(["__rule", *columns, "__rejected_at"]), limit=limit)
+
+
+@app.command(rich_help_panel="Look")
+def lineage(ctx: typer.Context, name: Name, version: Version = None, view: IsView = False, json: Json = False) -> None:
+    """Show what a view is made of and gives, or which views and training sets read a group.
+
+    Example: featurestore lineage transactions
+    """
+    tree = group_or_view(store_of(ctx), name, version, view=view).lineage()
+    if json:
+        return terminal.as_json(tree.to_json())
+    for line in str(tree).splitlines():
+        terminal.line(terminal.literal(line))
+
+
+@app.command(rich_help_panel="Look")
+def explain(
+    ctx: typer.Context,
+    view: View,
+    keys: Keys,
+    time: Annotated[
+        str | None, typer.Option(help="Of the newest row at or before this time; default the last.")
+    ] = None,
+    training_set: Annotated[
+        int | None, typer.Option("--training", help="As this training set holds it.", min=1)
+    ] = None,
+    version: Version = None,
+    json: Json = False,
+) -> None:
+    """Explain a row of a view, feature by feature: from which row of which commit, or why there is none.
+
+    Example: featurestore explain customers customer_id=1 --time 2021-01-16
+    """
+    from featurestore import files
+
+    store = store_of(ctx)
+    found = store.get_feature_view(view, version)
+    entry = files.parse_values(pairs(keys), store.group(found.query.group).features)
+    explained = records.of_explanation(found.explain(entry, time, training_dataset_version=training_set))
+    if json:
+        return terminal.as_json(explained)
+    lines = [line | {"value": terminal.shown(line["value"])} for line in explained]
+    shown = ["feature", "value", "group", "event_time", "commit_version", "committed_at"]
+    terminal.table(lines, shown, flexible="reason")
 
 
 # Writing
@@ -334,7 +321,7 @@ def insert(
     """
     from featurestore import files
 
-    group = _store(ctx).get_feature_group(name, version)
+    group = store_of(ctx).get_feature_group(name, version)
     with terminal.progress(f"Inserting {file.name}"):
         commit = group.insert(files.read(file, group.features), window=window)
     if json:
@@ -343,110 +330,6 @@ def insert(
         f"{group.name} version {group.version}, Delta version {commit.version}: {commit.rows_inserted:,} rows "
         f"inserted, {commit.rows_updated:,} updated, {commit.rows_unchanged:,} unchanged."
     )
-
-
-# Training sets
-
-
-def _show_training_sets(found: list[records.Record]) -> None:
-    terminal.heading("Training sets")
-    if not found:
-        return terminal.line("  none yet: view.create_train_test_split(...) makes one.")
-    lines = [
-        d | {"hash": d["content_hash"][:12], "rows": ", ".join(f"{k} {n:,}" for k, n in d["rows"].items())}
-        | {"pins": ", ".join(f"{group}@{pin}" for group, pin in d["pins"].items())}
-        for d in found
-    ]  # fmt: skip
-    terminal.table(lines, ["version", "created_at", "rows", "hash", "description"], flexible="pins")
-
-
-@training.command("list")
-def training_list(ctx: typer.Context, view: View, version: Version = None, json: Json = False) -> None:
-    """List the training sets of a view: rows, hash, and the Delta versions they pin.
-
-    Example: featurestore training list customers
-    """
-    found = [records.of_training_set(d) for d in _store(ctx).get_feature_view(view, version).training_datasets()]
-    terminal.as_json(found) if json else _show_training_sets(found)
-
-
-@training.command("show")
-def training_show(
-    ctx: typer.Context, view: View, training_set: Training, version: Version = None, json: Json = False
-) -> None:
-    """Show one training set: its splits, what it pins and how it was made. JSON gives the whole manifest.
-
-    Example: featurestore training show customers 1
-    """
-    dataset = _store(ctx).get_feature_view(view, version).training_dataset(training_set)
-    manifest = dataset.manifest
-    if json:
-        return terminal.as_json({"version": dataset.version} | dict(manifest))
-    terminal.heading(f"Training set {dataset.version} of {dataset.view} version {dataset.view_version}")
-    split = {name: value for name, value in (manifest["split"] or {}).items() if value}
-    terminal.facts({
-        "description": manifest["description"], "created": records.of_training_set(dataset)["created_at"],
-        "by": manifest["created_by"], "split": split, "labels": manifest["labels"] or "none",
-        "hash": dataset.content_hash, "libraries": manifest["libraries"],
-    })  # fmt: skip
-    terminal.line()
-    splits = [{"split": name} | part for name, part in manifest["splits"].items()]
-    terminal.table(splits, ["split", "rows"], flexible="content_hash")
-    terminal.line()
-    pins = [{"group": name} | pin for name, pin in manifest["groups"].items()]
-    terminal.table(pins, ["group", "delta_version"], flexible="table_id")
-
-
-@training.command("verify")
-def training_verify(
-    ctx: typer.Context,
-    view: View,
-    training_set: Annotated[int | None, typer.Argument(help="One version; default all.", min=1)] = None,
-    version: Version = None,
-    json: Json = False,
-) -> None:
-    """Build training sets again from what they pin and compare the bytes; exit code 1 when one differs.
-
-    Example: featurestore training verify customers 1
-    """
-    found = _store(ctx).get_feature_view(view, version)
-    wanted = [training_set] if training_set is not None else [d.version for d in found.training_datasets()]
-    results = []
-    with terminal.progress("Verifying", total=len(wanted)) as advance:
-        for number in wanted:
-            results.append(_verified(found, number))
-            advance(1)
-    if json:
-        terminal.as_json(results)
-    elif not results:
-        terminal.line(f"{view} has no training sets yet.")
-    else:
-        terminal.table(results, ["version", "result", "hash"], flexible="reason")
-    if any(r["result"] != "ok" for r in results):
-        raise typer.Exit(1)
-
-
-def _verified(view: FeatureView, number: int) -> records.Record:
-    try:
-        dataset = view.verify_training_dataset(number)
-    except NotReproducible as error:
-        return {"version": number, "result": "failed", "hash": None, "reason": str(error)}
-    return {"version": number, "result": "ok", "hash": dataset.content_hash[:12], "reason": None}
-
-
-@training.command("delete")
-def training_delete(
-    ctx: typer.Context, view: View, training_set: Training, version: Version = None, yes: Yes = False
-) -> None:
-    """Delete a training set and release what it pins.
-
-    Example: featurestore training delete customers 1
-    """
-    found = _store(ctx).get_feature_view(view, version)
-    found.training_dataset(training_set)
-    _ask(f"Delete training set {training_set} of {found.name} version {found.version}?", yes)
-    found.delete_training_dataset(training_set)
-    terminal.line(f"Deleted training set {training_set} of {found.name} version {found.version}.")
 
 
 # Checking
@@ -459,6 +342,7 @@ def drift(
     reference: Annotated[int, typer.Argument(help="A group's commit, or a view's training set.", show_default=False)],
     current: Annotated[int, typer.Argument(help="What is compared with it.", show_default=False)],
     version: Version = None,
+    view: IsView = False,
     json: Json = False,
 ) -> None:
     """Compare the rows of two commits of a group, or two training sets of a view, column by column.
@@ -466,9 +350,14 @@ def drift(
     Example: featurestore drift transactions 1 2
     """
     from featurestore.drift import compare
+    from featurestore.feature_view import FeatureView
 
-    group = _store(ctx).get_feature_group(name, version)
-    found = compare(group.get_statistics(reference), group.get_statistics(current))
+    source = group_or_view(store_of(ctx), name, version, view=view)
+    if isinstance(source, FeatureView):
+        sides = [records.of_training_columns(source.training_dataset_statistics(v)) for v in (reference, current)]
+    else:
+        sides = [source.get_statistics(v) for v in (reference, current)]
+    found = compare(*sides)
     if json:
         return terminal.as_json(found)
     shown = ["column", "psi", "ks", "ks_p_value", "js", "hellinger", "kl", "wasserstein"]
@@ -484,7 +373,7 @@ def optimize(ctx: typer.Context, name: GroupOrAll = None, version: Version = Non
 
     Example: featurestore optimize transactions
     """
-    groups = _chosen(_store(ctx), name, version)
+    groups = _chosen(store_of(ctx), name, version)
     with terminal.progress("Optimizing", total=len(groups)) as advance:
         found = []
         for group in groups:
@@ -508,7 +397,7 @@ def vacuum(
 
     Example: featurestore vacuum transactions --dry-run
     """
-    groups = _chosen(_store(ctx), name, version)
+    groups = _chosen(store_of(ctx), name, version)
     with terminal.progress("Vacuuming", total=len(groups)) as advance:
         found = []
         for group in groups:
@@ -545,11 +434,12 @@ def forget(
     """
     from featurestore import files
 
-    group = _store(ctx).get_feature_group(name, version)
+    group = store_of(ctx).get_feature_group(name, version)
     if bool(keys) == (file is not None):
         raise typer.BadParameter("Give the columns of one key as name=value, or many keys with --file.")
-    wanted = files.read(file, group.features) if file is not None else files.one_row(_pairs(keys), group.features)
-    _ask(f"Erase {file or ' '.join(keys or [])} from {group.name} version {group.version} for good?", yes)
+    entry = files.parse_values(pairs(keys), group.features)
+    wanted = files.read(file, group.features) if file is not None else files.one_row(entry, group.features)
+    confirm(f"Erase {file or ' '.join(keys or [])} from {group.name} version {group.version} for good?", yes)
     with terminal.progress("Forgetting"):
         report = records.of_forgotten(group.forget(wanted))
     if json:
@@ -559,23 +449,11 @@ def forget(
     terminal.facts(report)
 
 
-def _pairs(arguments: list[str] | None) -> dict[str, str]:
-    """The names and values of arguments such as customer_id=7."""
-    if wrong := [argument for argument in arguments or [] if "=" not in argument]:
-        raise typer.BadParameter(f"{wrong[0]!r} is not of the form name=value.")
-    return dict(argument.split("=", 1) for argument in arguments or [])
-
-
 def _chosen(store: FeatureStore, name: str | None, version: int | None) -> list[FeatureGroup]:
     """The group of that name, or all groups that have columns yet."""
     if name is None:
         return [group for group in store.get_feature_groups() if group.features]
     return [store.get_feature_group(name, version)]
-
-
-def _ask(question: str, yes: bool) -> None:
-    if not yes:
-        typer.confirm(question, abort=True, err=True)
 
 
 if __name__ == "__main__":

@@ -62,18 +62,20 @@ def parse_value(text: str, feature: Feature) -> Any:
         raise InvalidData(f"{feature.name}={text!r} is not a {feature.dtype}.") from error
 
 
-def one_row(values: Mapping[str, str], features: Sequence[Feature]) -> pa.Table:
-    """A frame of one row from texts by column name; a column that no feature declares stays text.
+def parse_values(texts: Mapping[str, str], features: Sequence[Feature]) -> dict[str, Any]:
+    """Values by column name, in the types of the features; the text of a column that no feature declares stays.
 
-    >>> one_row({"customer": "7", "x": "1"}, [Feature("customer", "bigint")]).to_pylist()
-    [{'customer': 7, 'x': '1'}]
+    >>> parse_values({"customer": "7", "x": "1"}, [Feature("customer", "bigint")])
+    {'customer': 7, 'x': '1'}
     """
     known = {f.name: f for f in features}
-    columns = {
-        name: pa.array([parse_value(text, known[name])], known[name].type) if name in known else pa.array([text])
-        for name, text in values.items()
-    }
-    return pa.table(columns)
+    return {name: parse_value(text, known[name]) if name in known else text for name, text in texts.items()}
+
+
+def one_row(values: Mapping[str, Any], features: Sequence[Feature]) -> pa.Table:
+    """A frame of one row, its columns in the types of the features of their names."""
+    known = {f.name: f.type for f in features}
+    return pa.table({name: pa.array([value], known.get(name)) for name, value in values.items()})
 
 
 def _read_csv(path: Path, features: Sequence[Feature]) -> pa.Table:

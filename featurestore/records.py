@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from featurestore.times import parse_time
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from featurestore.delta import Commit
     from featurestore.feature_group import FeatureGroup
     from featurestore.feature_view import FeatureView
@@ -93,6 +96,21 @@ def of_training_set(dataset: TrainingDataset) -> Record:
         "created_by": dataset.manifest["created_by"], "rows": dataset.rows, "pins": dataset.delta_versions,
         "content_hash": dataset.content_hash, "description": dataset.manifest["description"],
     }  # fmt: skip
+
+
+def of_training_columns(statistics: Mapping[str, Any]) -> Record:
+    """The statistics of a training set's first split, untransformed: what drift is measured on."""
+    return next(iter(statistics.values()))["raw"]
+
+
+def of_explanation(explained: pd.DataFrame) -> list[Record]:
+    """What `view.explain` gives: one record per feature, None where there is nothing."""
+    plain = explained.astype(object).where(explained.notna(), None)
+    return [
+        {"feature": row["feature"], "value": row["value"], "group": f"{row['group']}_v{row['group_version']}"}
+        | {name: row[name] for name in ("event_time", "commit_version", "committed_at", "reason")}
+        for row in plain.to_dict("records")
+    ]  # fmt: skip
 
 
 def of_optimized(group: FeatureGroup, optimized: Optimized) -> Record:

@@ -114,7 +114,9 @@ def run_on_empty(tmp_path: Path) -> Run:
 READING = [
     ["list"], ["show", "transactions"], ["show", "customers"], ["history", "transactions"],
     ["preview", "transactions"], ["stats", "transactions"], ["quarantine", "transactions"],
-    ["drift", "transactions", "1", "2"],
+    ["lineage", "transactions"], ["lineage", "customers"], ["explain", "customers", "customer=1"],
+    ["drift", "transactions", "1", "2"], ["drift", "customers", "1", "2"], ["training", "stats", "customers", "1"],
+    ["training", "rebuild", "customers", "1"],
     ["training", "list", "customers"], ["training", "show", "customers", "1"], ["training", "verify", "customers"],
 ]  # fmt: skip
 NAMED = [arguments for arguments in READING if arguments != ["list"]]
@@ -237,6 +239,49 @@ def test_stats_are_of_the_group_or_of_one_commit(run: Run) -> None:
     assert run("stats", "transactions", "--json").json["amount"]["count"] == 3
     assert run("stats", "transactions", "--commit", "2", "--json").json["amount"]["min"] == 79.0
     assert "commit 0 wrote no rows" in run("stats", "transactions", "--commit", "0").err
+
+
+def test_lineage_shows_both_directions(run: Run) -> None:
+    """V2: which Delta versions a training set pins, seen from the group and from the view."""
+    assert "read by feature view customers version 1" in run("lineage", "transactions").out
+    view = run("lineage", "customers", "--json").json
+    assert [below["kind"] for below in view["related"]] == ["feature group"] * 2 + ["training dataset"] * 2
+    assert view["related"][2]["facts"]["pins"] == {"labels_v1": 1, "transactions_v1": 2}
+
+
+def test_explain_says_which_row_gave_a_feature(run: Run) -> None:
+    """J2: the newest row at or before the label's time, and the commit that wrote its value."""
+    (amount,) = run("explain", "customers", "customer=1", "--time", "2021-01-02", "--json").json
+    assert (amount["value"], amount["event_time"]) == (14.0, "2021-01-01T00:00:00+00:00")
+    (newest,) = run("explain", "customers", "customer=1", "--json").json
+    assert (newest["value"], newest["commit_version"], newest["group"]) == (79.0, 2, "transactions_v1")
+    assert "79.0" in run("explain", "customers", "customer=1", "--training", "1").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["client=1"], "is named by its primary key ['customer']"),
+        (["customer=one"], "customer='one' is not a bigint"),
+        (["customer=2"], "labels_v1 has no row of {'customer': 2}"),
+        (["customer=1", "--time", "soon"], "'soon' is not a time"),
+        (["customer=1", "--training", "9"], "has no training dataset 9"),
+    ],
+)
+def test_explain_names_what_it_cannot_find(run: Run, arguments: Sequence[str], said: str) -> None:
+    """V11: unknown key names and types are named."""
+    answer = run("explain", "customers", *arguments)
+    assert (answer.code, answer.out) == (2, "")
+    assert said in answer.err
+
+
+def test_training_rebuild_writes_the_files_and_names_them(run_on_copy: Run, tmp_path: Path) -> None:
+    """V2: the same bytes from the pins."""
+    shutil.rmtree(tmp_path / "copy" / "training")
+    files = run_on_copy("training", "rebuild", "customers", "1", "--json").json["files"]
+    assert [Path(file).stem for file in files] == ["train", "test"]
+    assert all(Path(file).is_file() for file in files)
+    assert run_on_copy("training", "verify", "customers", "1").code == 0
 
 
 def test_quarantine_shows_the_rule_and_the_row(run: Run) -> None:
