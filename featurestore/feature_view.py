@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import pyarrow as pa
 
+from featurestore import leakage
+from featurestore.delta import COMMITTED_AT
 from featurestore.errors import NotFound, SchemaMismatch
 from featurestore.explanation import Explainer, as_frame
+from featurestore.findings import Finding
 from featurestore.keyed_rows import chosen, transform_rows, values, with_keys
 from featurestore.lineage import Lineage, of_view
 from featurestore.point_in_time import Definition, Plan
@@ -561,6 +564,26 @@ class FeatureView:
             fitted = self._training.fitted(version)
             self._in_use = (version, fitted, fitted.compile([f.name for f in self.features]))
         return self._in_use[1:]
+
+    # Checks
+
+    def check_leakage(self, version: int | None = None) -> list[Finding]:
+        """What suggests that the training rows know what a prediction will not; worst first, empty when nothing does.
+
+        Args:
+            version: a training dataset, whose split is judged too; None for the rows there are now.
+        Returns:
+            Errors: a feature newer than its label, a copy of the label among the features, a timestamp beyond its row,
+            a key on both sides of a split by entity. Warnings: a spine without event time, a key on both sides of a
+            random split, one feature that almost gives the label away. Infos: groups joined by key alone, and values
+            committed after their row's time. How each is judged: `featurestore.leakage`.
+        """
+        if version is None:
+            plan = leakage.widened(self.plan(labels=True), COMMITTED_AT)
+            parts = {ALL[0]: self._store.run(plan, self.versions())}
+            return leakage.check(plan, parts, self.labels, None)
+        plan, parts = self._training.widened(version, lambda plan: leakage.widened(plan, COMMITTED_AT))
+        return leakage.check(plan, parts, self.labels, self._training.get(version).manifest["split"])
 
     def _ready(self) -> Serving:
         if self._serving is None:

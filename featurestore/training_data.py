@@ -199,7 +199,15 @@ class TrainingData:
                 "with join_type='inner', or leave the rows out with extra_filter=~labels_fg['...'].is_null()."
             )
 
-    def _raw_parts(self, recipe: Mapping[str, Any]) -> dict[str, pa.Table]:
+    def widened(self, version: int, widen: Callable[[Plan], Plan]) -> tuple[Plan, dict[str, pa.Table]]:
+        """The untransformed rows of each split with what a wider plan gives beside them, and that plan."""
+        dataset = self.get(version)
+        _check_not_erased(dataset)
+        return widen(with_keys(self._plan_of(dataset.manifest))), self._raw_parts(dataset.manifest, widen)
+
+    def _raw_parts(
+        self, recipe: Mapping[str, Any], widen: Callable[[Plan], Plan] = lambda plan: plan
+    ) -> dict[str, pa.Table]:
         """The untransformed rows of each split, from the pinned versions.
 
         Raises:
@@ -214,7 +222,7 @@ class TrainingData:
         split = split_from_json(recipe["split"]) if recipe["split"] else None
         plan = self._plan_of(recipe)
         entity = _entity_outputs(plan, getattr(split, "entity", None) or ())
-        keyed = with_keys(plan)
+        keyed = widen(with_keys(plan))
         extra = tuple(o for o in entity if o.name not in {k.name for k in keyed.outputs})
         rows = self._store.run(
             replace(keyed, outputs=(*keyed.outputs, *extra)), _pins_of(recipe), start=recipe["start"],

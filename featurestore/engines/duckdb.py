@@ -284,6 +284,8 @@ def execute(
     tables = []
     for place, (source, given) in enumerate(zip(plan.sources, inputs, strict=True)):
         past = [pa.field(COMMITTED_AT, TIMESTAMP), pa.field(REMOVED_AT, TIMESTAMP)] if plan.is_as_known(place) else []
+        if not past and any(o.source == place and o.column == COMMITTED_AT for o in plan.outputs):
+            past = [pa.field(COMMITTED_AT, TIMESTAMP)]
         schema = pa.schema([*((f.name, f.type) for f in source.definition.features), *past])
         if isinstance(given, pa.Table):
             registered[f"t{place}"] = given
