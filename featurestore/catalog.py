@@ -127,14 +127,21 @@ class Catalog:
         with self._transaction() as connection:
             connection.execute(sa.update(_things).where(_things.c.id == identifier).values(definition=definition))
 
-    def declare(self, identifier: str, definition: dict[str, Any]) -> dict[str, Any]:
-        """Give a definition its features unless it has some; return what is stored then."""
+    def change(self, identifier: str, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """Replace a definition by what `edit` makes of the stored one, while nobody else can; return the new one.
+
+        Raises:
+            NotFound: it was deleted.
+        """
         with self._transaction() as connection:
             stored = connection.scalar(self._definition_of(identifier).with_for_update())
-            if stored is None or stored["features"]:
-                return stored or definition
-            connection.execute(sa.update(_things).where(_things.c.id == identifier).values(definition=definition))
-        return definition
+            if stored is None:
+                raise _deleted_group()
+            changed = edit(stored)
+            if changed != stored:
+                wanted = sa.update(_things).where(_things.c.id == identifier)
+                connection.execute(wanted.values(definition=changed))
+        return changed
 
     def definition(self, identifier: str) -> dict[str, Any]:
         """The definition of an id.
@@ -145,7 +152,7 @@ class Catalog:
         with self._transaction() as connection:
             stored = connection.scalar(self._definition_of(identifier))
         if stored is None:
-            raise NotFound("The feature group was deleted. Create it anew with fs.get_or_create_feature_group(...).")
+            raise _deleted_group()
         return stored
 
     @staticmethod
@@ -353,6 +360,10 @@ class Catalog:
 def _deleted(view_id: str) -> str:
     """Where the newest deleted training dataset of a view is remembered."""
     return f"deleted:{view_id}"
+
+
+def _deleted_group() -> NotFound:
+    return NotFound("The feature group was deleted. Create it anew with fs.get_or_create_feature_group(...).")
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

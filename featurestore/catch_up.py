@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from featurestore import delta
 from featurestore.delta import Commit, Snapshot
 from featurestore.engines import duckdb as engine
-from featurestore.errors import Conflict, NotReproducible
+from featurestore.errors import Conflict, NotReproducible, SchemaMismatch
 from featurestore.online import OnlineStore, OnlineTable
 from featurestore.schema import arrow_schema
 
@@ -22,7 +22,7 @@ def after(commit: Commit, rows: pa.Table | None, *, online: OnlineStore, table: 
     Args:
         rows: the rows of the commit; None when they are not at hand.
     """
-    online.create(table)
+    _make(online, table)
     held = online.version(table)
     if held == commit.version:
         return
@@ -54,7 +54,7 @@ def catch_up(online: OnlineStore, table: OnlineTable, location: str) -> None:
         newest = delta.snapshot(location, _order(table))
         if held == newest.version:
             return
-        online.create(table)
+        _make(online, table)
         try:
             if held is not None and held > newest.version:
                 online.drop(table)
@@ -69,6 +69,14 @@ def catch_up(online: OnlineStore, table: OnlineTable, location: str) -> None:
         f"Online table {table.name!r}: other processes wrote it {_ATTEMPTS} times in a row. Offline has every row; "
         "the next insert or init_serving brings online up to it."
     )
+
+
+def _make(online: OnlineStore, table: OnlineTable) -> None:
+    """Make the table, or give it the features that it lacks."""
+    try:
+        online.create(table)
+    except SchemaMismatch:  # unless it has other columns, which this one refuses as well
+        online.append_features(table, ())
 
 
 def _apply_changes(online: OnlineStore, table: OnlineTable, newest: Snapshot, held: int) -> bool:

@@ -444,6 +444,31 @@ def row_files(location: str, version: int) -> list[RowFile]:
     return list(lives.values())
 
 
+def add_columns(
+    location: str, schema: pa.Schema, *, notes: Mapping[str, Mapping[str, str]], who: str, order: str,
+    clock: Callable[[], datetime],
+) -> None:  # fmt: skip
+    """Add those columns of the schema that the table lacks; they are null in every stored row. No file is rewritten."""
+    from deltalake import Schema
+    from deltalake.exceptions import DeltaError
+
+    def attempt(table: DeltaTable, now: datetime) -> None:
+        missing = [f.with_metadata(dict(notes.get(f.name, {}))) for f in schema if f.name not in _schema(table).names]
+        if not missing:
+            return
+        before = _snapshot(table, location, order)
+        commit = Commit(before.version + 1, now, "append_features", who=who)
+        try:
+            fields = Schema.from_arrow(pa.schema(missing)).fields
+            table.alter.add_columns(fields, commit_properties=_properties(commit, before.watermark))
+        except DeltaError as error:
+            if _open(location).version() > before.version:
+                raise _Overtaken from error
+            raise
+
+    _swap(location, attempt, clock)
+
+
 def upsert(
     location: str, rows: pa.Table | Staged, *, identity: Sequence[str], order: str, who: str,
     window: Window | None = None, deduplicated: int = 0, tags: Mapping[str, Any] | None = None,
@@ -663,7 +688,13 @@ def _stamped(rows: pa.Table, now: datetime, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays([columns[f.name] for f in schema], schema=schema)
 
 
+class ColumnsMissing(Conflict):
+    """The table lacks columns of the rows: who was to add them was interrupted."""
+
+
 def _check_columns(names: Iterable[str], schema: pa.Schema) -> None:
+    if missing := {*names} - {*schema.names}:
+        raise ColumnsMissing(f"The table lacks the columns {sorted(missing)}. Append these features again, then retry.")
     if {*names} != {*schema.names}:
         raise Conflict(
             f"The table has the columns {schema.names} by now, the rows {sorted(names)}. Nothing was written: get the "
@@ -852,9 +883,9 @@ def delete_loose(location: str, keys: pa.Table) -> int:
     raise Conflict(f"{location}: other writers committed first {_ATTEMPTS} times in a row. Try again.")
 
 
-def column_names(location: str) -> list[str]:
-    """The columns of a table."""
-    return [f.name for f in _open(location).schema().fields]
+def column_names(location: str, version: int | None = None) -> list[str]:
+    """The columns of a table at a version (newest by default), the hidden one among them."""
+    return [f.name for f in _open(location, version).schema().fields]
 
 
 def partitions(location: str) -> dict[str, tuple[Any, ...]]:

@@ -36,7 +36,7 @@ from featurestore.schema import (
     conform,
     to_frame,
 )
-from featurestore.times import TimeLike, Window
+from featurestore.times import TimeLike, Window, gaps_between
 
 if TYPE_CHECKING:
     from featurestore.feature_view import FeatureView
@@ -167,10 +167,15 @@ class FeatureGroup:
             self._declare(batch.definition)
             definition, catalog = self.definition, self._store.catalog
             write = delta.overwrite if overwrite else delta.upsert
-            written = write(
-                self.location, batch.rows, identity=definition.identity, order=definition.order,
-                who=self._store.settings.who, window=stretch, deduplicated=batch.deduplicated, clock=self._store.clock,
-            )  # fmt: skip
+            arguments: dict[str, Any] = {
+                "identity": definition.identity, "order": definition.order, "who": self._store.settings.who,
+                "window": stretch, "deduplicated": batch.deduplicated, "clock": self._store.clock,
+            }  # fmt: skip
+            try:
+                written = write(self.location, batch.rows, **arguments)
+            except delta.ColumnsMissing:
+                self._add_columns()
+                written = write(self.location, batch.rows, **arguments)
             commit, rows = written.commit, written.rows
             if commit.rows_written and definition.statistics_config:
                 found = self._summary(commit) if rows is None else statistics.summarise(rows)
@@ -292,6 +297,75 @@ class FeatureGroup:
         rows = conform(keys, wanted, required=definition.primary_key, what=f"forget of {self.ref}")
         return Erasure(self._store, self, engine.keep_last(rows, definition.primary_key)).run()
 
+    # Changing the contract
+
+    def append_features(self, features: Feature | Sequence[Feature]) -> FeatureGroup:
+        """Add columns behind the others; they are null in every stored row, offline and online.
+
+        Views, training datasets and reads of the past stay as they are. Columns that are there already stay, so it may
+        be called again after a crash; the next insert completes it too.
+
+        Raises:
+            SchemaMismatch: a column exists with another dtype, or the group has no columns yet.
+        """
+        wanted = [features] if isinstance(features, Feature) else list(features)
+        self._declared()
+
+        def widened(data: dict[str, Any]) -> dict[str, Any]:
+            stored = GroupDefinition.from_json(self.ref, data)
+            known = {f.name: f for f in stored.features}
+            for feature in wanted:
+                if known.setdefault(feature.name, feature).type != feature.type:
+                    raise SchemaMismatch(
+                        f"{self.ref} has a column {feature.name!r} of dtype {known[feature.name].dtype}, asked for "
+                        f"{feature.dtype}. Choose another name, or declare a new version of the group."
+                    )
+            return replace(stored, features=tuple(known.values())).to_json()
+
+        self.definition = GroupDefinition.from_json(self.ref, self._store.catalog.change(self.id, widened))
+        self._add_columns()
+        self.sync_online()
+        return self
+
+    def _add_columns(self) -> None:
+        d, settings = self.definition, self._store.settings
+        delta.add_columns(
+            self.location, d.schema, notes=d.column_notes(), who=settings.who, order=d.order, clock=self._store.clock
+        )
+
+    def update_description(self, description: str) -> FeatureGroup:
+        """Say anew what one row is."""
+        return self._changed(description=description)
+
+    def add_tag(self, name: str, value: Any = None) -> None:
+        """Tag the group; the value is anything JSON-ready and replaces an earlier one."""
+        self._changed(tags={**self.tags, name: value})
+
+    def get_tag(self, name: str) -> Any:
+        """The value of a tag; None when there is no such tag."""
+        return self.tags.get(name)
+
+    def get_tags(self) -> dict[str, Any]:
+        """All tags."""
+        return self.tags
+
+    def delete_tag(self, name: str) -> None:
+        """Take a tag away.
+
+        Raises:
+            NotFound: there is no such tag.
+        """
+        if name not in self.tags:
+            raise NotFound(f"{self.ref} has no tag {name!r} (tags: {sorted(self.tags)}).")
+        self._changed(tags={n: v for n, v in self.tags.items() if n != name})
+
+    def _changed(self, **fields: Any) -> FeatureGroup:
+        changed = self._store.catalog.change(
+            self.id, lambda data: replace(GroupDefinition.from_json(self.ref, data), **fields).to_json()
+        )
+        self.definition = GroupDefinition.from_json(self.ref, changed)
+        return self
+
     # Reading
 
     def select(self, features: Sequence[str]) -> Query:
@@ -339,8 +413,9 @@ class FeatureGroup:
         return self.select_all().show(n)
 
     def as_of(self, moment: int | TimeLike) -> Query:
-        """A query of all columns as they were at a Delta version or time."""
-        return self.select_all().as_of(moment)
+        """A query of all columns that there were at a Delta version or time, as they were then."""
+        there = delta.column_names(self.location, delta.version_at(self.location, moment))
+        return self.select([f.name for f in self._declared().features if f.name in there]).as_of(moment)
 
     def history(self, dataframe_type: DataFrameType | None = None) -> Any:
         """One row per commit, oldest first: version, time, operation, rows, window, who, id of the statistics.
@@ -399,6 +474,10 @@ class FeatureGroup:
         commits = delta.history(self.location) if self.definition.features else []
         return sorted({c.window for c in commits if c.window is not None})
 
+    def window_gaps(self) -> list[Window]:
+        """The stretches of time between the first committed window and the watermark that no window covers."""
+        return gaps_between(self.windows())
+
     def get_statistics(self, commit: Commit | int | None = None) -> dict[str, Any]:
         """Column statistics: of the rows a commit wrote, or of the whole group now.
 
@@ -406,7 +485,9 @@ class FeatureGroup:
             NotFound: the commit wrote no rows.
         """
         if commit is None:
-            return statistics.summarise(self._rows(self._snapshot()))
+            files, schema = self._snapshot().between(), self.definition.schema
+            columns = {f.name: engine.rows_of(files, pa.schema([f])).column(0) for f in schema}
+            return {name: statistics.summarise_column(column) for name, column in columns.items()}
         version = commit if isinstance(commit, int) else commit.version
         known = self._store.catalog.notes(self.id, "statistics").get(version)
         if known is None:
@@ -484,7 +565,7 @@ class FeatureGroup:
     def _declare(self, definition: GroupDefinition) -> None:
         """Fix the columns of a group that had none, and make its table unless it is there."""
         if not self.definition.features:
-            stored = self._store.catalog.declare(self.id, definition.to_json())
+            stored = self._store.catalog.change(self.id, lambda d: d if d["features"] else definition.to_json())
             self.definition = GroupDefinition.from_json(self.ref, stored)
             if self.definition.features != definition.features:
                 raise Conflict(
@@ -504,9 +585,6 @@ class FeatureGroup:
     def _snapshot(self, version: int | None = None) -> delta.Snapshot:
         self._declared()
         return delta.snapshot(self.location, self.definition.order, version)
-
-    def _rows(self, snapshot: delta.Snapshot) -> pa.Table:
-        return engine.rows_of(snapshot.between(), self.definition.schema)
 
     def _written(self, commit: Commit | None, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows a commit wrote, or some columns of them."""

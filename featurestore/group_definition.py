@@ -57,10 +57,10 @@ class GroupDefinition:
     def _check_features(self) -> None:
         check_column_names([f.name for f in self.features])
         types = {f.name: f.type for f in self.features}
-        for name in [*self.identity, *self.partition_key]:
+        for name in [*self.identity, *self.partition_key, *self.foreign_key]:
             if name not in types:
                 raise SchemaMismatch(f"{self.ref}: key or time column {name!r} is not among the columns {list(types)}.")
-        for name in self.primary_key:
+        for name in [*self.primary_key, *self.partition_key]:
             if pa.types.is_nested(types[name]) or pa.types.is_floating(types[name]):
                 raise SchemaMismatch(
                     f"{self.ref}: {name!r} is {types[name]}; a key is a whole number, text, time, date or decimal."

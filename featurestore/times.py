@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
@@ -47,6 +48,23 @@ class Window(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.start:%Y-%m-%d %H:%M}, {self.end:%Y-%m-%d %H:%M})"
+
+
+def gaps_between(windows: Sequence[Window]) -> list[Window]:
+    """What no window covers between the first start and the last end, in order of time.
+
+    >>> first, second = Window.of("2022-01-01", "2022-01-02"), Window.of("2022-01-04", "2022-01-05")
+    >>> gaps_between([second, first]) == [Window(first.end, second.start)]
+    True
+    """
+    gaps: list[Window] = []
+    ordered = sorted(windows)
+    reached = ordered[0].start if ordered else EPOCH
+    for window in ordered:
+        if window.start > reached:
+            gaps.append(Window(reached, window.start))
+        reached = max(reached, window.end)
+    return gaps
 
 
 def parse_time(value: TimeLike) -> datetime:

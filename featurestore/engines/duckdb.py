@@ -321,7 +321,7 @@ def spine(
     definition = plan.spine
     empty = pa.schema([(f.name, f.type) for f in definition.features]).empty_table()
     frame = given if isinstance(given, pa.Table) else None if given else empty
-    table = scan(given, evolved=True) if frame is None else "spine"
+    table = f"({padded(given)}) AS spine" if frame is None and not isinstance(given, pa.Table) else "spine"
     time = definition.event_time
     conditions = [] if plan.sources[0].row_filter is None else [condition_sql(plan.sources[0].row_filter, quote_plain)]
     if time is not None:
@@ -332,7 +332,7 @@ def spine(
     tail = (f" ORDER BY {by}" if by else "") + (f" LIMIT {limit:d}" if limit is not None else "")
     picked = ", ".join(quote(c) for c in columns) or "1 AS __nothing"
     return run(
-        f"SELECT {picked} FROM {table}{where}{tail}", {} if frame is None else {"spine": frame},
+        f"SELECT {picked} FROM {table}{where}{tail}", {"no_rows": empty} if frame is None else {"spine": frame},
         memory_limit=memory_limit, threads=threads, temp_directory=temp_directory,
     )  # fmt: skip
 

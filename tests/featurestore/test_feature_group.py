@@ -350,6 +350,27 @@ def test_g9_the_watermark_is_the_largest_window_end_committed(cards):
     assert cards.windows() == [Window(T0, T0 + DAY), Window(T0 + DAY, T0 + 2 * DAY)]
 
 
+def test_g9_the_gaps_between_windows_are_told(cards):
+    """G9: half-open windows that touch or overlap leave none."""
+    assert (cards.windows(), cards.window_gaps()) == ([], [])
+    for start, end in ((5, 6), (0, 1), (1, 2), (0, 3)):
+        cards.insert(rows(), window=(T0 + start * DAY, T0 + end * DAY))
+    assert [(w.start - T0) // DAY for w in cards.windows()] == [0, 0, 1, 5]
+    assert cards.window_gaps() == [Window(T0 + 3 * DAY, T0 + 5 * DAY)]
+    cards.insert(rows((1, 80, 1.0)), window=(T0 + 3 * DAY, T0 + 5 * DAY))
+    assert (cards.window_gaps(), cards.watermark) == ([], T0 + 6 * DAY)
+
+
+def test_g3_an_overwrite_by_equal_rows_is_no_commit(cards):
+    """G3: in any order; one row more or less, or another value, is one."""
+    first = cards.insert(rows((1, 0, 1.0), (2, 0, None)))
+    again = cards.insert(rows((2, 0, None), (1, 0, 1.0)), overwrite=True)
+    assert (again.version, again.rows_written, again.rows_deleted, again.rows_unchanged) == (first.version, 0, 0, 2)
+    for other in ([(1, 0, 1.0)], [(1, 0, 1.0), (2, 0, 2.0)], [(1, 0, 1.0), (2, 0, 2.0), (3, 0, 3.0)]):
+        assert cards.insert(rows(*other), overwrite=True).rows_written == len(other)
+        assert content(cards) == other
+
+
 def test_g9_an_empty_frame_with_a_window_is_a_commit_and_the_same_again_is_not(cards):
     first = cards.insert(rows(), window=("2026-01-01", "2026-01-02"))
     assert (first.version, first.rows_written, cards.watermark) == (1, 0, T0 + DAY)
