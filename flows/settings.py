@@ -18,6 +18,8 @@ class Settings(BaseSettings):
         data: folder with the tables of the file sources (`fraud/handbook_transactions_....parquet`, ...), or None.
         source: where raw rows come from. "auto" is "files" when `data` is given, else "simulated"; never live.
         fraud_table: which card transactions the files give: "handbook", "sparkov" or "serverless".
+        electricity_table: which demand the files give: "zones" (2021 to 2024) or "system" (2017 to 2020, the whole
+            state, with the operator's own forecast).
         mlflow_uri: tracking server and model registry; default a SQLite file in `home`.
 
     >>> Settings(home="/tmp/demo", data=None, source="auto").chosen_source
@@ -32,6 +34,7 @@ class Settings(BaseSettings):
     data: Path | None = None
     source: Literal["auto", "simulated", "files", "live"] = "auto"
     fraud_table: str = "handbook"
+    electricity_table: Literal["zones", "system"] = "zones"
     mlflow_uri: str | None = None
 
     @field_validator("home", "data")
