@@ -48,6 +48,7 @@ def catch_up(online: OnlineStore, table: OnlineTable, location: str) -> None:
     Raises:
         Conflict: other processes wrote the online table many times in a row.
     """
+    lost: NotReproducible | None = None
     for _ in range(_ATTEMPTS):
         # First what is online, then what is newest: the other way round a faster writer would look like a lost lake.
         held = online.version(table)
@@ -65,6 +66,10 @@ def catch_up(online: OnlineStore, table: OnlineTable, location: str) -> None:
             return
         except Conflict:
             continue
+        except NotReproducible as error:  # a file was replaced and vacuumed while it was read; or it is lost
+            lost = error
+    if lost is not None:
+        raise lost
     raise Conflict(
         f"Online table {table.name!r}: other processes wrote it {_ATTEMPTS} times in a row. Offline has every row; "
         "the next insert or init_serving brings online up to it."

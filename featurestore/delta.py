@@ -573,6 +573,9 @@ def _swap(location: str, attempt: Callable[[DeltaTable, datetime], _Result], clo
         with _translated(location):
             try:
                 return attempt(table, _next_time(table, clock()))
+            except NotReproducible:  # a file went while it was read: replaced by another writer and vacuumed, or lost
+                if _open(location).version() == table.version():
+                    raise
             except _Overtaken:
                 time.sleep(random.uniform(0, min(0.02 * 2**round_, 1.0)))
     raise Conflict(
@@ -793,7 +796,12 @@ def compact(
     start = _open(location)
     schema = pa.schema(start.schema().to_arrow())
     rows = engine.sorted_rows([f.path for f in files], schema, by=list(dict.fromkeys([order, *identity])))
-    added = _write(start, _snapshot(start, location, order), rows)
+    try:
+        added = _write(start, _snapshot(start, location, order), rows)
+    except NotReproducible:
+        if {f.path for f in files} <= {f.path for f in snapshot(location, order).files}:
+            raise
+        return None  # replaced by another writer and vacuumed
 
     def attempt(table: DeltaTable, now: datetime) -> Commit | None:
         before = _snapshot(table, location, order)
@@ -888,9 +896,9 @@ def column_names(location: str, version: int | None = None) -> list[str]:
     return [f.name for f in _open(location, version).schema().fields]
 
 
-def partitions(location: str) -> dict[str, tuple[Any, ...]]:
-    """The values of the partition columns of each of the newest version's data files, by path."""
-    actions = pa.table(_open(location).get_add_actions(flatten=True))
+def partitions(location: str, version: int | None = None) -> dict[str, tuple[Any, ...]]:
+    """The values of the partition columns of each data file of a version (newest by default), by path."""
+    actions = pa.table(_open(location, version).get_add_actions(flatten=True))
     columns = [n for n in actions.column_names if n.startswith("partition.")]
     paths = [f"{location.rstrip('/')}/{unquote(path)}" for path in actions["path"].to_pylist()]
     return dict(zip(paths, _lists(actions, columns), strict=True))

@@ -241,20 +241,26 @@ class Erasure:
         return {Path(f).relative_to(self._root).as_posix() for f in self._found(["filename"])["filename"].to_pylist()}
 
     def _found(self, columns: list[str]) -> pa.Table:
-        """Distinct values of some columns over the rows of the keys, in all files on disk."""
-        return engine.where_found(_readable(self._root), self._keys, columns)
+        """Distinct values of some columns over the rows of the keys, in all files that the newest version lacks."""
+        return engine.where_found([str(f) for f in _old_files(self._root) if _is_whole(f)], self._keys, columns)
 
 
-def _readable(root: Path) -> list[str]:
-    """The data files on disk, whatever version they belong to; those cut off by a crash are left out."""
-    return [str(p) for p in sorted(root.rglob("*.parquet")) if delta_log.FOLDER not in p.parts and _is_whole(p)]
+def _old_files(root: Path) -> list[Path]:
+    """The files on disk that are not part of the newest version: of older ones, or of writers that never committed."""
+    live = {Path(f).name for f in delta.live_files(str(root))}
+    return [
+        file for file in sorted(root.rglob("*"))
+        if file.is_file() and file.name not in live and delta_log.FOLDER not in file.parts
+    ]  # fmt: skip
 
 
 def _is_whole(file: Path) -> bool:
+    """Whether it is a Parquet file with its end, which a writer that is killed does not come to."""
+    if file.suffix != ".parquet":
+        return False
     with file.open("rb") as opened:
-        opened.seek(0, 2)
-        opened.seek(max(opened.tell() - 4, 0))
-        return opened.read(4) == b"PAR1"
+        opened.seek(max(opened.seek(0, 2) - 4, 0))
+        return opened.read() == b"PAR1"
 
 
 def _remove_holders(root: Path, keys: pa.Table, names: list[str]) -> list[str]:
@@ -263,15 +269,13 @@ def _remove_holders(root: Path, keys: pa.Table, names: list[str]) -> list[str]:
     A file of a writer that has not committed yet holds none of the keys: what it began with had them, and then it lost
     the race against their deletion, or it began later. One that is cut off and older than the deletion lost as well.
     """
-    live = {Path(f).name for f in delta.live_files(str(root))}
+    old = _old_files(root)
+    whole = [str(f) for f in old if _is_whole(f)]
+    holders = set(engine.where_found(whole, keys.rename_columns(names), ["filename"])["filename"].to_pylist())
     last = max(p.stat().st_mtime for p in delta_log.entry_files(str(root)).values())
-    holders = set(engine.where_found(_readable(root), keys.rename_columns(names), ["filename"])["filename"].to_pylist())
     removed = []
-    for file in sorted(root.rglob("*")):
-        if not file.is_file() or delta_log.FOLDER in file.parts or file.name in live:
-            continue
-        is_cut_off = file.suffix != ".parquet" or not _is_whole(file)
-        if str(file) in holders or (is_cut_off and file.stat().st_mtime < last):
+    for file in old:
+        if str(file) in holders or (str(file) not in whole and file.stat().st_mtime < last):
             file.unlink(missing_ok=True)
             removed.append(file.name)
     return removed

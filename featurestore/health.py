@@ -134,7 +134,8 @@ def _of_files(
                 "error", subject, f"Files of version {version} are gone, which is pinned by {'; '.join(holders)}.",
                 "Restore them from a backup; vacuum() keeps what is pinned, other tools' vacuum does not.",
             )  # fmt: skip
-    if not gone and (count := sum(map(len, maintenance.untidy_groups(snapshot)))) >= MANY_FILES:
+    is_many = len(snapshot.files) >= MANY_FILES and not gone
+    if is_many and (count := sum(map(len, maintenance.untidy_groups(snapshot)))) >= MANY_FILES:
         yield Finding(
             "info", subject, f"{count} of its {len(snapshot.files)} data files are small or overlap in time.",
             "optimize() puts them together, so that reads are faster.",

@@ -84,7 +84,9 @@ def optimize(
 
 def untidy_groups(snapshot: Snapshot) -> list[list[DataFile]]:
     """The groups of files of a snapshot that compaction would write anew, those of each partition apart."""
-    values = delta.partitions(snapshot.location)
+    if len(snapshot.files) < 2:
+        return []
+    values = delta.partitions(snapshot.location, snapshot.version)
     by_partition: dict[tuple[Any, ...], list[DataFile]] = {}
     for file in snapshot.files:
         if file.rows:
@@ -145,9 +147,9 @@ def vacuum(
     if retention < timedelta(0):
         raise InvalidTime(f"A retention of {retention} cannot be. Expected zero or more, such as timedelta(days=7).")
     root = Path(location)
+    lives = delta_log.lifetimes(location)  # before the times: of every version that it names there is one
     times = {c.version: c.time for c in delta.history(location)}
     newest, pinned = max(times), sorted(pins)
-    lives = delta_log.lifetimes(location)
     doomed: dict[str, Life] = {}
     held: dict[int, Sequence[str]] = {}
     held_bytes = 0

@@ -119,8 +119,13 @@ class TrainingData:
             "primary_key": list(plan.spine.primary_key), "event_time": plan.spine.event_time,
             "created_by": store.settings.who, "created_at": store.clock().isoformat(),
         }  # fmt: skip
-        check = store.check_of_files(plan, versions)
-        raw = self._raw_parts(recipe)
+        try:
+            check = store.check_of_files(plan, versions)
+            raw = self._raw_parts(recipe)
+        except NotReproducible as error:
+            if view.versions() == versions:
+                raise
+            raise self._overtaken(error) from error
         fitted = view.transformations.fit(values(next(iter(raw.values()))))
         parts = {name: transform_rows(part, fitted) for name, part in raw.items()}
         labels = [o for name in view.labels for o in fitted.outputs_of(name)]
@@ -141,9 +146,7 @@ class TrainingData:
                 with self._writing(parts, data_format) as place:
                     version = store.catalog.add_training_dataset(view.id, manifest, check=check, place=place)
         except NotReproducible as error:
-            raise Conflict(
-                f"{view.name}: {error} This happened meanwhile. Nothing was registered: try again."
-            ) from error
+            raise self._overtaken(error) from error
         return self.get(version), parts
 
     def _late_cells(
@@ -167,6 +170,9 @@ class TrainingData:
         found = self._late_cells(dataset.manifest, self._raw_parts(dataset.manifest), quickly=False)
         self._store.catalog.amend_training_dataset(self._view.id, version, **found)
         return found["late_cells"]
+
+    def _overtaken(self, error: NotReproducible) -> Conflict:
+        return Conflict(f"{self._view.name}: {error} This happened meanwhile. Nothing was registered: try again.")
 
     @contextmanager
     def _writing(self, parts: Mapping[str, pa.Table], data_format: DataFormat) -> Iterator[Callable[[int], list[str]]]:
