@@ -14,6 +14,7 @@ import pyarrow as pa
 from featurestore import delta, offline, on_demand, transformations, validation
 from featurestore.catalog import Catalog
 from featurestore.engines import sql
+from featurestore.entities import spine_of
 from featurestore.errors import Conflict, SchemaMismatch
 from featurestore.feature_group import FeatureGroup
 from featurestore.feature_view import FeatureView
@@ -260,6 +261,28 @@ class FeatureStore:
         plan = plan_of(query, self.definitions(query))
         rows = self.run(plan, self.versions(query), start=start_time, end=end_time, as_known=as_known, ordered=ordered)
         return to_frame(rows, dataframe_type)
+
+    def training_frame(
+        self, entities: Any, query: Query, event_time: str | None = None, as_known: bool = False,
+        dataframe_type: DataFrameType | None = None,
+    ) -> Any:  # fmt: skip
+        """The frame with the query's features as of each row's time; it keeps its rows, columns, order and index.
+
+        Args:
+            entities: keys and times, stored nowhere: pandas, Polars or Arrow. Rows may repeat; those whose key or time
+                is null are kept, with null features.
+            query: every group of it joins to the frame, the left-most too; each finds its keys among the frame's
+                columns. Only an inner join or a filter on the whole query drops rows.
+            event_time: the frame's time column; default the left-most group's name for it. Naive times are UTC.
+            as_known: use, for each row, only what had been committed by its time.
+            dataframe_type: default: the library of `entities`.
+        Raises:
+            JoinError: the frame lacks a key or the time, a key is of another type, or names clash.
+            SchemaMismatch: not a frame, or its time column holds no times.
+        """
+        spine = spine_of(entities, query, self.definitions(query), event_time)
+        rows = self.run(spine.plan, self.versions(query), as_known=as_known, entities=spine.rows)
+        return spine.with_features(rows, dataframe_type)
 
     def version_at(self, ref: GroupRef, moment: int | TimeLike) -> int:
         """The Delta version of a group that was current at a time; a whole number is the version itself.
