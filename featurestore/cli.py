@@ -322,8 +322,8 @@ def insert(
     from featurestore import files
 
     group = store_of(ctx).get_feature_group(name, version)
-    with terminal.progress(f"Inserting {file.name}"):
-        commit = group.insert(files.read(file, group.features), window=window)
+    with terminal.progress(f"Inserting {terminal.literal(file.name)}", total=1) as advance:
+        commit = group.insert(files.read(file, group.features, advance=advance), window=window)
     if json:
         return terminal.as_json(records.of_commit(commit))
     terminal.line(
@@ -438,7 +438,7 @@ def forget(
     if bool(keys) == (file is not None):
         raise typer.BadParameter("Give the columns of one key as name=value, or many keys with --file.")
     entry = files.parse_values(pairs(keys), group.features)
-    wanted = files.read(file, group.features) if file is not None else files.one_row(entry, group.features)
+    wanted = files.read_table(file, group.features) if file is not None else files.one_row(entry, group.features)
     confirm(f"Erase {file or ' '.join(keys or [])} from {group.name} version {group.version} for good?", yes)
     with terminal.progress("Forgetting"):
         report = records.of_forgotten(group.forget(wanted))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,19 @@ from featurestore.times import parse_time
 _BATCH_ROWS = 100_000
 
 
-def read(path: Path, features: Sequence[Feature] = ()) -> pa.Table | pa.RecordBatchReader:
+def read(
+    path: Path, features: Sequence[Feature] = (), *, advance: Callable[[float], None] | None = None
+) -> pa.Table | pa.RecordBatchReader:
     """The rows of a file, in its columns and order: a CSV as a table, Parquet as a stream of batches.
 
     Args:
         features: the types of a CSV's columns by name, so that "007" stays text; types of other columns are inferred.
             An empty cell is null, `""` is empty text. Times may have any form that the store accepts.
+        advance: told of each batch that was taken, as its share of the file.
     Raises:
         NotFound: there is no such file.
-        InvalidData: it is of another kind, damaged, or holds a value that its column's type cannot.
+        InvalidData: it is of another kind, damaged, or holds a value that its column's type cannot; of Parquet also
+            while the stream is read.
     """
     import pyarrow.parquet
 
@@ -38,7 +42,21 @@ def read(path: Path, features: Sequence[Feature] = ()) -> pa.Table | pa.RecordBa
         if kind == ".csv":
             return _read_csv(path, features)
         file = pyarrow.parquet.ParquetFile(path)
-        return pa.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches(batch_size=_BATCH_ROWS))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with _translated(path):
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                yield batch
+                if advance is not None:
+                    advance(batch.num_rows / file.metadata.num_rows)
+
+    return pa.RecordBatchReader.from_batches(file.schema_arrow, batches())
+
+
+def read_table(path: Path, features: Sequence[Feature] = ()) -> pa.Table:
+    """The rows of a file all at once; otherwise as `read`."""
+    rows = read(path, features)
+    return rows if isinstance(rows, pa.Table) else pa.Table.from_batches(list(rows), rows.schema)
 
 
 def parse_value(text: str, feature: Feature) -> Any:
@@ -116,5 +134,5 @@ def _times(texts: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise InvalidData(f"{str(path)!r} cannot be read: {error}. Nothing was written.") from error

@@ -48,14 +48,15 @@ def training_show(
     Example: featurestore training show customers 1
     """
     dataset = store_of(ctx).get_feature_view(view, version).training_dataset(training_set)
-    manifest = dataset.manifest
+    manifest, late = dataset.manifest, dataset.late_cells
     if json:
-        return terminal.as_json({"version": dataset.version} | dict(manifest))
+        return terminal.as_json({"version": dataset.version} | dict(manifest) | {"late_cells": late})
     terminal.heading(f"Training set {dataset.version} of {dataset.view} version {dataset.view_version}")
     split = {name: value for name, value in (manifest["split"] or {}).items() if value}
     terminal.facts({
         "description": manifest["description"], "created": records.of_training_set(dataset)["created_at"],
         "by": manifest["created_by"], "split": split, "labels": manifest["labels"] or "none",
+        "late cells": "unknown" if late is None else {name: n for name, n in late.items() if n} or "none",
         "hash": dataset.content_hash, "libraries": manifest["libraries"],
     })  # fmt: skip
     terminal.line()

@@ -91,6 +91,19 @@ def test_a_file_that_is_missing_damaged_or_of_another_kind_is_named(tmp_path: Pa
             files.read(path)
 
 
+def test_parquet_that_is_damaged_inside_is_named_when_its_batches_are_read(tmp_path: Path) -> None:
+    """G10: so that a stream breaks off with an error, not with fewer rows."""
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pa.table({"x": list(range(10_000))}), path, compression="zstd", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[4:2_000] = b"U" * 1_996
+    path.write_bytes(content)
+    with pytest.raises(InvalidData, match=r"rows\.parquet' cannot be read"):
+        list(files.read(path))
+    with pytest.raises(InvalidData, match=r"rows\.parquet' cannot be read"):
+        files.read_table(path)
+
+
 def test_a_value_of_a_command_line_gets_the_type_of_its_feature() -> None:
     """V11: "7" is the number 7 for a number and the text "7" for text."""
     assert [files.parse_value("7", f) for f in FEATURES[:1] + FEATURES[2:4]] == ["7", 7.0, 7]
