@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import pyarrow as pa
 
-from featurestore import leakage
+from featurestore import leakage, skew
 from featurestore.delta import COMMITTED_AT
 from featurestore.errors import NotFound, SchemaMismatch
 from featurestore.explanation import Explainer, as_frame
@@ -584,6 +584,23 @@ class FeatureView:
             return leakage.check(plan, parts, self.labels, None)
         plan, parts = self._training.widened(version, lambda plan: leakage.widened(plan, COMMITTED_AT))
         return leakage.check(plan, parts, self.labels, self._training.get(version).manifest["split"])
+
+    def check_skew(self, version: int | None = None, sample: int = 100) -> list[Finding]:
+        """Where the online store would give a model something else than it was trained on; empty when nowhere.
+
+        The vectors of some keys are compared, to the bit, with what the offline store gives for them now, as of the
+        Delta version that is online. Nothing is repaired.
+
+        Args:
+            version: the training dataset whose transformations are compared too; default the newest.
+            sample: of how many keys of the view's rows.
+        Returns:
+            Errors name feature, key and both values; warnings an online table that lags, and rows older than their ttl.
+        Raises:
+            SchemaMismatch: a group that gives features is not online.
+        """
+        fitted = self._training.fitted(self._training.newest() if version is None else version)
+        return skew.check(self._store, self.name, self.plan(), fitted, sample=sample)
 
     def _ready(self) -> Serving:
         if self._serving is None:

@@ -7,7 +7,7 @@ whatever is wrong with the request is said before anything is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from operator import itemgetter
@@ -36,7 +36,7 @@ _NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
-class _Lookup:
+class Lookup:
     """One table that vectors are read from: which entry names make its key, which slots its values fill.
 
     `time` is where its event time stands in the wide row: null there means that there is no row.
@@ -59,13 +59,15 @@ class Serving:
         plan: the view's plan without labels; its outputs are the slots of a vector.
         hidden: outputs that on-demand functions may read, and that vectors leave out.
         fitted: the transformations of a training dataset; None gives vectors as they are stored.
+        now: the present, in microseconds since 1970, if it is to stand still.
+        catch_up: False leaves online tables as they are, also where they lag behind Delta.
     Raises:
         SchemaMismatch: a group that gives features is not online, or is joined in a way its online rows are not.
     """
 
     def __init__(
         self, store: FeatureStore, view: str, plan: Plan, fitted: FittedTransformations | None = None, *,
-        hidden: Sequence[str] = (),
+        hidden: Sequence[str] = (), now: int | None = None, catch_up: bool = True,
     ) -> None:  # fmt: skip
         self.view = view
         self._functions = request_functions(store, view, plan)
@@ -83,12 +85,14 @@ class Serving:
             o.name for slot, o in enumerate(plan.outputs) if o.feature.on_demand and slot not in self._functions.slots
         )
         lookups = [found for place in range(len(plan.sources)) if (found := _lookup(store, plan, place, slots))]
+        for lookup in lookups if catch_up else ():
+            lookup.group.sync_online()
         self.keys = tuple(dict.fromkeys(k for lookup in lookups for k in lookup.keys))
         self.transform = fitted.compile(self.names) if fitted is not None else list
-        self._now = store.now_micros
+        self._now = store.now_micros if now is None else lambda: now
         self._reader = store.online.reader([(found.table, found.columns) for found in lookups]) if lookups else None
         parts = self._reader.parts if self._reader else []
-        self._lookups = [replace(found, time=part.start) for found, part in zip(lookups, parts, strict=True)]
+        self.lookups = [replace(found, time=part.start) for found, part in zip(lookups, parts, strict=True)]
         self._expires = any(found.ttl is not None for found in lookups)
         self._key_names = frozenset(self.keys)
         self._parameters = [
@@ -96,7 +100,7 @@ class Serving:
             for found, encoders in zip(lookups, self._reader.encoders if self._reader else [], strict=True)
             for name, encode in zip(found.keys, encoders, strict=True)
         ]
-        self._pick, self._blank, self._decoders = _places(self._lookups, parts, len(slots))
+        self._pick, self._blank, self._decoders = _places(self.lookups, parts, len(slots))
         self._accept = {name: acceptor(feature, "passed_features") for name, feature in features.items()}
         self._slots = {name: slot for slot, name in enumerate(slots)}
         self._width = len(self.names) if len(self.names) < len(slots) else None
@@ -199,7 +203,7 @@ class Serving:
         allow_missing: bool, now: int,
     ) -> Vector:  # fmt: skip
         vector = list(self._pick(row))
-        for lookup in self._lookups:
+        for lookup in self.lookups:
             time = row[lookup.time]
             is_expired = lookup.ttl is not None and time is not None and now - time > lookup.ttl
             if time is None or is_expired:
@@ -218,13 +222,22 @@ class Serving:
             self._functions.fill(vector, asked, given)
         return vector if self._width is None else vector[: self._width]
 
-    def _not_found(self, lookup: _Lookup, entry: Mapping[str, Any], is_expired: bool) -> NotFound:
+    def _not_found(self, lookup: Lookup, entry: Mapping[str, Any], is_expired: bool) -> NotFound:
         shown = {k: entry[k] for k in lookup.keys}
         why = f"only a row older than its ttl {lookup.group.definition.ttl}" if is_expired else "no row"
         return NotFound(
             f"{lookup.group.ref} has {why} online for {shown}. "
             "Use allow_missing=True for nulls, or pass its features with the request."
         )
+
+    def absent(self, entries: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Lookup, Mapping[str, Any], int | None]]:
+        """The tables that give an entry nothing, with the time of the row that is too old; None where there is none."""
+        rows = self._reader.rows([value for entry in entries for value in self._encoded(entry)]) if self._reader else []
+        now = self._now()
+        for entry, row in zip(entries, rows, strict=False):
+            for lookup in self.lookups:
+                if (time := row[lookup.time]) is None or (lookup.ttl is not None and now - time > lookup.ttl):
+                    yield lookup, entry, time
 
     def as_type(self, vectors: list[Vector], return_type: ReturnType, *, transformed: bool) -> Any:
         """Vectors as rows of what was asked for: lists, dicts, a numpy array, or a frame with the training dtypes.
@@ -259,7 +272,7 @@ def request_functions(store: FeatureStore, view: str, plan: Plan) -> RequestFunc
     return RequestFunctions(plan, functions, view)
 
 
-def _lookup(store: FeatureStore, plan: Plan, place: int, names: list[str]) -> _Lookup | None:
+def _lookup(store: FeatureStore, plan: Plan, place: int, names: list[str]) -> Lookup | None:
     source = plan.sources[place]
     outputs = [o for o in plan.outputs if o.source == place and not o.feature.on_demand]
     if not outputs:
@@ -280,10 +293,9 @@ def _lookup(store: FeatureStore, plan: Plan, place: int, names: list[str]) -> _L
             f"{group.ref} is joined with a filter or as of a version, which its online rows do not have, so "
             "vectors would differ from the training data. Filter in the feature pipeline, into a group of its own."
         )
-    group.sync_online()
     names_by_key = {right: left for left, right in source.keys} if place else {k: k for k in group.primary_key}
     ttl = group.definition.ttl
-    return _Lookup(
+    return Lookup(
         group, group.online_table(), tuple(names_by_key[k] for k in group.primary_key),
         tuple(o.column for o in outputs), tuple(names.index(o.name) for o in outputs),
         None if ttl is None else ttl // timedelta(microseconds=1),
@@ -291,7 +303,7 @@ def _lookup(store: FeatureStore, plan: Plan, place: int, names: list[str]) -> _L
 
 
 def _places(
-    lookups: Sequence[_Lookup], parts: Sequence[Part], width: int
+    lookups: Sequence[Lookup], parts: Sequence[Part], width: int
 ) -> tuple[Callable[[Row], Sequence[Any]], list[int], list[tuple[int, Callable[[Any], Any]]]]:
     """How a vector comes out of a wide row: what picks it, the slots no table fills, and the slots to decode."""
     place_of, decoders = {}, []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from featurestore import Feature, FeatureStore, FeatureView, NotFound, connect
+from featurestore.skew import bits
 from featurestore.transformations import BUILT_INS
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123_457, tzinfo=UTC)
@@ -65,17 +65,6 @@ def facts(draw: st.DrawFn) -> tuple[list[Feature], dict[str, str], list[dict[str
     return features, {name: name.removeprefix("by ") for name in transformed}, rows
 
 
-def to_the_bit(value: Any) -> Any:
-    """Something that is equal only for equal bits: 0.0 is not -0.0."""
-    if isinstance(value, float):
-        return value.hex()
-    if isinstance(value, Decimal):
-        return str(value)
-    if isinstance(value, dict):
-        return {k: to_the_bit(v) for k, v in value.items()}
-    return [to_the_bit(v) for v in value] if isinstance(value, list | tuple) else (type(value), value)
-
-
 def scored_view(fs: FeatureStore, features: list[Feature], functions: dict[str, str], rows: list[Any]) -> FeatureView:
     """A view over facts, asked for all keys at the present, and fitted on what there is."""
     keys = [Feature("bank", "string"), Feature("account", "bigint"), Feature("at", "timestamp")]
@@ -109,7 +98,7 @@ def scored_view(fs: FeatureStore, features: list[Feature], functions: dict[str, 
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a store per example: shrinking would take minutes
 )  # fmt: skip
 @given(drawn=facts())
-def test_vector_and_batch_row_are_equal_to_the_bit(
+def test_vector_and_batch_row_are_equal_bits(
     tmp_path_factory: pytest.TempPathFactory, drawn: tuple[list[Feature], dict[str, str], list[dict[str, Any]]]
 ) -> None:
     """V10, G18: for every dtype and built-in, composite keys, nulls, missing keys, rows on both sides of the ttl."""
@@ -124,14 +113,14 @@ def test_vector_and_batch_row_are_equal_to_the_bit(
     vectors = view.get_feature_vectors(entries, allow_missing=True)
     raw_vectors = view.get_feature_vectors(entries, allow_missing=True, transform=False)
     for entry, vector, raw_vector, row, raw_row in zip(entries, vectors, raw_vectors, features, inputs, strict=True):
-        assert to_the_bit(raw_vector) == to_the_bit(list(raw_row.values()))
-        assert to_the_bit(vector) == to_the_bit(list(row.values()))
-        assert to_the_bit(view.transform(raw_vector)) == to_the_bit(vector)
-        assert to_the_bit(view.get_feature_vector(entry, allow_missing=True)) == to_the_bit(vector)
+        assert bits(raw_vector) == bits(list(raw_row.values()))
+        assert bits(vector) == bits(list(row.values()))
+        assert bits(view.transform(raw_vector)) == bits(vector)
+        assert bits(view.get_feature_vector(entry, allow_missing=True)) == bits(vector)
         by_name = view.get_feature_vector(entry, allow_missing=True, transform=False, return_type="dict")
-        assert to_the_bit(view.transform(by_name)) == to_the_bit(row)
+        assert bits(view.transform(by_name)) == bits(row)
     assert view.transform(raw.select(raw.column_names[2:])).equals(batch.select(batch.column_names[2:]))
-    assert to_the_bit(view.transform(raw_vectors)) == to_the_bit(vectors)
+    assert bits(view.transform(raw_vectors)) == bits(vectors)
 
     counting = {(r["bank"], r["account"]) for r in drawn[2] if NOW - r["at"] <= TTL}
     for entry in entries:

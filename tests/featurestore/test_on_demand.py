@@ -26,6 +26,7 @@ from featurestore import (
     connect,
     udf,
 )
+from featurestore.schema import as_arrow
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 PEOPLE = [
@@ -102,7 +103,7 @@ def test_insert_computes_them_for_history(fs: FeatureStore) -> None:
 @pytest.mark.parametrize("kind", ["polars", "arrow", "stream"])
 def test_every_kind_of_batch_is_computed(fs: FeatureStore, kind: str) -> None:
     """G2: also a stream of batches, one after the other."""
-    table = pa.Table.from_pandas(history(), preserve_index=False)
+    table = as_arrow(history())
     frames = {
         "polars": pl.from_arrow(table), "arrow": table,
         "stream": pa.RecordBatchReader.from_batches(table.schema, table.to_batches(max_chunksize=1)),
@@ -195,7 +196,7 @@ def test_they_are_computed_for_frames_and_mappings(view: FeatureView) -> None:
     assert view.compute_on_demand_features([row, row], [request, request | {"amount": 100}])[1]["share_of_limit"] == 0.5
     with pytest.raises(InvalidData, match="2 rows but 1 request_parameters"):
         view.compute_on_demand_features([row, row], [request])
-    for frame in (history(), pl.from_pandas(history())):
+    for frame in (history(), pl.from_arrow(as_arrow(history()))):
         computed = view.compute_on_demand_features(frame)
         assert type(computed) is type(frame)
         assert list(computed["age_days"]) == [2.0, 10.0]
