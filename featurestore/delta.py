@@ -34,6 +34,8 @@ from featurestore.times import Window, from_micros, is_version, parse_time, to_m
 if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable
 
+    from featurestore.settings import Settings
+
 COMMITTED_AT = "__committed_at"
 """Hidden column: when the row's present values were committed (UTC)."""
 CHANGE = "__change"
@@ -782,7 +784,7 @@ def _publish(
 
 
 def compact(
-    location: str, files: Sequence[DataFile], *, identity: Sequence[str], order: str, who: str,
+    location: str, files: Sequence[DataFile], *, identity: Sequence[str], order: str, settings: Settings,
     clock: Callable[[], datetime],
 ) -> Commit | None:  # fmt: skip
     """Write the rows of some files anew, in order; None when other writers replaced one of them first.
@@ -795,7 +797,10 @@ def compact(
     """
     start = _open(location)
     schema = pa.schema(start.schema().to_arrow())
-    rows = engine.sorted_rows([f.path for f in files], schema, by=list(dict.fromkeys([order, *identity])))
+    rows = engine.sorted_rows(
+        [f.path for f in files], schema, by=list(dict.fromkeys([order, *identity])),
+        memory_limit=settings.memory_limit, threads=settings.threads, temp_directory=settings.temp_directory,
+    )  # fmt: skip
     try:
         added = _write(start, _snapshot(start, location, order), rows)
     except NotReproducible:
@@ -810,7 +815,7 @@ def compact(
             return None
         commit = Commit(
             version=before.version + 1, time=now, operation="optimize", rows_unchanged=sum(f.rows for f in files),
-            who=who,
+            who=settings.who,
         )  # fmt: skip
         _publish(table, before, commit, added, files, is_change=False)
         return commit

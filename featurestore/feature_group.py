@@ -251,7 +251,7 @@ class FeatureGroup:
         """
         definition = self._declared()
         done = maintenance.optimize(
-            self.location, identity=definition.identity, order=definition.order, who=self._store.settings.who,
+            self.location, identity=definition.identity, order=definition.order, settings=self._store.settings,
             clock=self._store.clock,
         )  # fmt: skip
         self.sync_online()

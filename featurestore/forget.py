@@ -16,6 +16,7 @@ import pyarrow as pa
 from featurestore import delta, delta_log, training_files
 from featurestore.catch_up import catch_up
 from featurestore.engines import duckdb as engine
+from featurestore.engines import staging
 from featurestore.pins import Registered
 from featurestore.point_in_time import Plan
 from featurestore.query import GroupRef
@@ -183,7 +184,9 @@ class Erasure:
             self.mark_training_datasets()  # one was registered since they were marked
 
     def erase_copies(self) -> None:
-        """Erase the quarantine's rows, those of logs of views that read the group, and unfinished training files."""
+        """Erase the quarantine's rows, those of logs of views that read the group, and what dead processes left."""
+        staging.sweep(self._home / "staging")
+        engine.sweep(self._store.settings.temp_directory)
         names = list(self._keys.column_names)
         self._erase_loose(Path(self._group.quarantine_location), [names])
         for view in self._store.get_feature_views():

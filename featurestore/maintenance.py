@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featurestore import data_files, delta, delta_log
 from featurestore.delta import DataFile, Snapshot
 from featurestore.delta_log import Life
 from featurestore.errors import InvalidTime
+
+if TYPE_CHECKING:
+    from featurestore.settings import Settings
 
 RETENTION = timedelta(days=7)
 """How long vacuum keeps versions that nothing pins: long enough for a reader that began with one to finish."""
@@ -57,7 +60,7 @@ class Optimized:
 
 
 def optimize(
-    location: str, *, identity: Sequence[str], order: str, who: str, clock: Callable[[], datetime],
+    location: str, *, identity: Sequence[str], order: str, settings: Settings, clock: Callable[[], datetime],
 ) -> Optimized:  # fmt: skip
     """Put small files together, and rows of files that share a stretch of the ordering column in order.
 
@@ -74,7 +77,7 @@ def optimize(
         groups = untidy_groups(now)
         if not groups:
             break
-        commit = delta.compact(location, groups[0], identity=identity, order=order, who=who, clock=clock)
+        commit = delta.compact(location, groups[0], identity=identity, order=order, settings=settings, clock=clock)
         if commit is not None:
             rows, version = rows + commit.rows_unchanged, commit.version
             read += len(groups[0])

@@ -62,7 +62,7 @@ def run(
     streams = plan.is_plain and (joined >= ROWS_TO_STREAM or _has_floats_inside(plan))
     return (as_of if streams else engine).execute(
         plan, inputs, start=first, end=last, ordered=ordered, memory_limit=store.settings.memory_limit,
-        threads=store.settings.threads, temp_directory=str(store.settings.home.resolve() / "tmp"),
+        threads=store.settings.threads, temp_directory=store.settings.temp_directory,
     )  # fmt: skip
 
 

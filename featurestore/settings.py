@@ -39,6 +39,11 @@ class Settings(BaseSettings):
         return self.home / "lake"
 
     @property
+    def temp_directory(self) -> str:
+        """Where queries put what does not fit into memory, while they run."""
+        return str(self.home.resolve() / "tmp")
+
+    @property
     def resolved_catalog_url(self) -> str:
         """The catalog's URL with the default filled in."""
         return self.catalog_url or f"sqlite:///{self.home / 'catalog.db'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -81,6 +82,17 @@ def connection(
             yield cursor
     finally:
         cursor.close()
+
+
+def sweep(temp_directory: str) -> None:
+    """Remove what queries of processes that were killed had spilled to a folder."""
+    for left in Path(temp_directory).glob("duckdb-*"):
+        try:
+            os.kill(int(left.name.removeprefix("duckdb-")), 0)
+        except ProcessLookupError:
+            shutil.rmtree(left, ignore_errors=True)
+        except PermissionError:
+            continue  # it lives, and belongs to somebody else
 
 
 @contextmanager
@@ -221,10 +233,12 @@ def padded(files: Sequence[str], *, place: str | None = None) -> str:
     return f"SELECT * FROM no_rows{rows}"
 
 
-def sorted_rows(files: Sequence[str], schema: pa.Schema, *, by: Sequence[str]) -> Iterator[pa.Table]:
+def sorted_rows(
+    files: Sequence[str], schema: pa.Schema, *, by: Sequence[str], memory_limit: str, threads: int, temp_directory: str
+) -> Iterator[pa.Table]:
     """The rows of some files in order, in batches; what does not fit into memory is sorted on disk."""
     columns = ", ".join(quote(n) for n in schema.names)
-    with connection() as con:
+    with connection(memory_limit, threads, temp_directory) as con:
         con.register("no_rows", schema.empty_table())
         rows = con.sql(f"SELECT {columns} FROM ({padded(files)}) ORDER BY {', '.join(map(quote, by))}")
         for batch in rows.to_arrow_reader(1 << 17):

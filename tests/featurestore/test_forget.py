@@ -110,6 +110,12 @@ def filled(home: Path) -> FeatureStore:
     half = Path(people.location, "part-half.parquet")
     half.write_bytes(b"half a file of " + KEY.encode())
     os.utime(half, (time.time() - 100,) * 2)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for left in (f"tmp/duckdb-{dead.pid}/spilled", "training/spending_1/.new-dead/all.csv", "staging/dead/rows"):
+        (home / left).parent.mkdir(parents=True)
+        (home / left).write_bytes(KEY.encode())
+    (home / "staging" / "dead.lock").touch()
     return store
 
 
@@ -117,7 +123,7 @@ def test_g14_forgetting_leaves_no_byte_of_the_key_or_its_values(tmp_path):
     """G14: Delta files and log, checkpoints, online store, catalog, quarantine, logs and training datasets."""
     store = filled(tmp_path)
     places = {t.split(":")[0].split("/")[0].removesuffix("-wal") for t in traces(tmp_path)}
-    assert places == {"lake", "online.db", "catalog.db", "quarantine", "logs", "training"}
+    assert places == {"lake", "online.db", "catalog.db", "quarantine", "logs", "training", "tmp", "staging"}
     people = store.get_feature_group("people", 1)
     report = people.forget(keys(KEY, "nobody"))
     store.get_feature_group("strict", 1).forget(keys(KEY))

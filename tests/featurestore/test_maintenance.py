@@ -6,7 +6,8 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import featurestore
 from featurestore import Feature, FeatureGroup, FeatureStore, data_files, delta, maintenance
 from featurestore.errors import InvalidTime, NotReproducible
 from featurestore.schema import TIMESTAMP
+from featurestore.training_dataset import content_hash
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -273,9 +275,9 @@ def test_g13_compaction_changes_nothing_but_the_files(cards):
 def test_g10_a_crash_between_compaction_and_online_costs_no_reading(cards):
     """G10: the next insert catches up over compactions without comparing the files they moved rows to."""
     filled(cards)
-    definition = cards.definition
+    store = cards._store
     maintenance.optimize(
-        cards.location, identity=definition.identity, order="t", who="me", clock=cards._store.clock
+        cards.location, identity=["card", "t"], order="t", settings=store.settings, clock=store.clock
     )  # fmt: skip
     moved = Path(cards.snapshot().files[0].path)
     hidden = moved.rename(moved.with_suffix(".hidden"))
@@ -352,3 +354,36 @@ def test_g11_what_is_left_untouched_is_large_and_alone_in_its_stretch(specificat
     assert all(before[1] <= after[0] for before, after in pairwise(ends))
     for left, right in pairwise(files):
         assert left in grouped or right in grouped or left.rows >= capacity / 2 or right.rows >= capacity / 2
+
+
+def test_g11_compaction_keeps_every_value_of_every_type_to_the_bit(store):
+    """G11: the sign of a zero, extremes, nulls inside lists and structs, bytes that are no text."""
+    dtypes = {
+        "real": pa.float64(), "small": pa.float32(), "long": pa.int64(), "short": pa.int8(), "flag": pa.bool_(),
+        "text": pa.string(), "raw": pa.binary(), "day": pa.date32(), "time": TIMESTAMP, "money": pa.decimal128(38, 9),
+        "list": pa.list_(pa.float64()),
+        "both": pa.struct([("x", pa.float64()), ("names", pa.list_(pa.string()))]),
+    }  # fmt: skip
+    values = {
+        "real": [-0.0, float("inf"), 5e-324, None], "small": [-0.0, 1.1, -3.4e38, None],
+        "long": [-(2**63), 2**63 - 1, 0, None], "short": [-128, 127, 0, None], "flag": [True, False, None, None],
+        "text": ["", "\x00a", "é😀", None], "raw": [b"", b"\xff\x00", b"'", None],
+        "day": [date(1, 1, 1), date(9999, 12, 31), date(1970, 1, 1), None],
+        "time": [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC), T0, None],
+        "money": [Decimal("-12345678901234567890123456789.123456789"), Decimal("0.000000001"), Decimal(0), None],
+        "list": [[], [-0.0, None], [float("-inf")], None],
+        "both": [{"x": -0.0, "names": None}, {"x": None, "names": []}, {"x": 1.5, "names": [None, ""]}, None],
+    }  # fmt: skip
+    group = store.get_or_create_feature_group(
+        "types", 1, primary_key=["id"], event_time="t", statistics_config=False,
+        features=[Feature("id", "bigint"), Feature("t", "timestamp"), *(Feature(n, d) for n, d in dtypes.items())],
+    )  # fmt: skip
+    for place in range(4):
+        columns = {name: pa.array([values[name][place]], dtype) for name, dtype in dtypes.items()}
+        group.insert(pa.table({"id": [place], "t": pa.array([T0 + place * HOUR], TIMESTAMP), **columns}))
+    schema = group.definition.schema
+    before = pa.concat_tables(data_files.read(f.path, schema) for f in group.snapshot().files)
+    assert group.optimize().files_after == 1
+    after = pa.concat_tables(data_files.read(f.path, schema) for f in group.snapshot().files)
+    assert content_hash(after) == content_hash(before)
+    assert repr(after.to_pylist()) == repr(before.to_pylist())
