@@ -5,6 +5,7 @@ Exit codes: 0 all is well; 1 a check found errors; 2 the command could not do wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +35,7 @@ from featurestore.training_commands import show_training_sets, training
 if TYPE_CHECKING:
     from featurestore.feature_group import FeatureGroup
     from featurestore.feature_view import FeatureView
+    from featurestore.findings import Finding
     from featurestore.store import FeatureStore
 
 
@@ -123,7 +125,8 @@ def _show_group(store: FeatureStore, group: FeatureGroup, *, json: bool) -> None
         "online": "yes" if group.online_enabled else "no", "ttl": record["ttl"],
         "partitioned by": record["partition_key"],
         "rows": record["rows"], "newest row": _with_age(record["newest_row"], record["newest_row_age"]),
-        "watermark": _with_age(record["watermark"], record["watermark_age"]), "written": record["written"],
+        "watermark": _with_age(record["watermark"], record["watermark_age"]),
+        "gaps": [f"[{terminal.short(gap)})" for gap in record["window_gaps"]], "written": record["written"],
         "tags": record["tags"], "location": record["location"],
     })  # fmt: skip
     if not record["columns"]:
@@ -362,6 +365,48 @@ def drift(
         return terminal.as_json(found)
     shown = ["column", "psi", "ks", "ks_p_value", "js", "hellinger", "kl", "wasserstein"]
     terminal.table([{"column": column} | distances for column, distances in found.items()], shown)
+
+
+@app.command(rich_help_panel="Check")
+def leakage(
+    ctx: typer.Context,
+    view: View,
+    training_set: Annotated[int | None, typer.Option("--training", help="Of this training set.", min=1)] = None,
+    version: Version = None,
+    json: Json = False,
+) -> None:
+    """Look for what training rows know and a prediction will not; exit code 1 when an error is found.
+
+    Example: featurestore leakage customers --training 1
+    """
+    _show_findings(store_of(ctx).get_feature_view(view, version).check_leakage(training_set), json=json)
+
+
+@app.command(rich_help_panel="Check")
+def doctor(
+    ctx: typer.Context,
+    deep: Annotated[bool, typer.Option("--deep", help="Also build every training set again and compare.")] = False,
+    json: Json = False,
+) -> None:
+    """Look for missing files, damaged logs, lagging online rows and more; exit code 1 when an error is found.
+
+    Example: featurestore doctor --deep
+    """
+    with terminal.progress("Examining"):
+        findings = store_of(ctx).check(deep=deep)
+    _show_findings(findings, json=json)
+
+
+def _show_findings(findings: Sequence[Finding], *, json: bool) -> None:
+    if json:
+        terminal.as_json([records.of_finding(f) for f in findings])
+    elif not findings:
+        terminal.line("Nothing found.")
+    else:
+        lines = [records.of_finding(f) | {"finding": f"{f.message} {f.remedy}".strip()} for f in findings]
+        terminal.table(lines, ["severity", "subject"], flexible="finding")
+    if any(f.severity == "error" for f in findings):
+        raise typer.Exit(1)
 
 
 # Keeping in order

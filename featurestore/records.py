@@ -61,6 +61,7 @@ def of_group_in_full(group: FeatureGroup, now: datetime) -> Record:
     return of_group(group) | {
         "newest_row": newest, "newest_row_age": None if newest is None else now - newest,
         "watermark_age": None if group.watermark is None else now - group.watermark,
+        "window_gaps": [[gap.start, gap.end] for gap in group.window_gaps()] if columns else [],
         "ttl": definition.ttl, "partition_key": list(definition.partition_key),
         "foreign_key": list(definition.foreign_key), "tags": group.tags, "location": group.location,
         "columns": columns, "history": [of_commit(c) for c in group.history()],

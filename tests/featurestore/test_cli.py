@@ -116,10 +116,11 @@ READING = [
     ["preview", "transactions"], ["stats", "transactions"], ["quarantine", "transactions"],
     ["lineage", "transactions"], ["lineage", "customers"], ["explain", "customers", "customer=1"],
     ["drift", "transactions", "1", "2"], ["drift", "customers", "1", "2"], ["training", "stats", "customers", "1"],
-    ["training", "rebuild", "customers", "1"],
+    ["training", "rebuild", "customers", "1"], ["leakage", "customers"], ["leakage", "customers", "--training", "1"],
+    ["doctor"], ["doctor", "--deep"],
     ["training", "list", "customers"], ["training", "show", "customers", "1"], ["training", "verify", "customers"],
 ]  # fmt: skip
-NAMED = [arguments for arguments in READING if arguments != ["list"]]
+NAMED = [arguments for arguments in READING if arguments[0] not in ("list", "doctor")]
 
 
 @pytest.mark.parametrize("arguments", READING, ids=" ".join)
@@ -440,6 +441,39 @@ def test_forget_refuses_keys_it_does_not_understand(run_on_copy: Run, arguments:
     assert (answer.code, answer.out) == (2, "")
     assert said in re.sub(r"\s*│?\n│?\s*", " ", answer.err)
     assert run_on_copy("list", "--json").json["feature_groups"][1]["rows"] == 3
+
+
+def test_doctor_ends_with_1_when_something_is_wrong(run_on_copy: Run, tmp_path: Path) -> None:
+    assert {f["severity"] for f in run_on_copy("doctor", "--json").json} == {"info"}
+    next((tmp_path / "copy" / "lake" / "labels_1").glob("*.parquet")).unlink()
+    answer = run_on_copy("doctor", "--json")
+    assert (answer.code, answer.json[0]["severity"]) == (1, "error")
+    assert "error" in run_on_copy("doctor").out
+
+
+def test_leakage_ends_with_1_when_a_feature_tells_the_label(run_on_copy: Run, tmp_path: Path) -> None:
+    """V12: a copy of the label among the features is an error; late commits are worth knowing."""
+    assert {f["severity"] for f in run_on_copy("leakage", "customers", "--json").json} == {"info"}
+    fs = featurestore.connect(tmp_path / "copy")
+    outcomes = pd.DataFrame({"id": range(60), "day": pd.Timestamp("2021-01-01"), "outcome": [0.0, 1.0, 1.0] * 20})
+    made = fs.create_feature_group("outcomes", 1, primary_key=["id"], event_time="day")
+    made.insert(outcomes)
+    copies = fs.create_feature_group("copies", 1, primary_key=["id"], event_time="day")
+    copies.insert(outcomes.rename(columns={"outcome": "copy"}))
+    query = made.select(["outcome"]).join(copies.select(["copy"]))
+    fs.create_feature_view("leaky", query=query, labels=["outcome"])
+    answer = run_on_copy("leakage", "leaky", "--json")
+    assert (answer.code, answer.json[0]["severity"]) == (1, "error")
+    assert "copy" in run_on_copy("leakage", "leaky").out
+
+
+def test_show_tells_the_gaps_between_windows(run_on_copy: Run, tmp_path: Path) -> None:
+    """G9: windows that are missing between those committed."""
+    empty = write(tmp_path / "day.csv", "customer,day,amount,[red]note\n")
+    assert run_on_copy("insert", "transactions", "--file", empty, "--window", "2021-01-16", "2021-01-17").code == 0
+    gaps = run_on_copy("show", "transactions", "--json").json["window_gaps"]
+    assert gaps == [["2021-01-15T00:00:00+00:00", "2021-01-16T00:00:00+00:00"]]
+    assert "[2021-01-15, 2021-01-16)" in run_on_copy("show", "transactions").out
 
 
 # The real thing: a process, its streams and its terminal
