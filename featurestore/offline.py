@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore import delta
-from featurestore.engines import as_of
+from featurestore.engines import as_of, read_only
 from featurestore.engines import duckdb as engine
-from featurestore.errors import InvalidTime, NotReproducible
+from featurestore.errors import FeatureStoreError, InvalidTime, NotFound, NotReproducible
 from featurestore.point_in_time import Plan
 from featurestore.query import GroupRef
 from featurestore.times import TimeLike, parse_time
@@ -70,6 +70,54 @@ def _has_floats_inside(plan: Plan) -> bool:
     """Whether a joined list or struct holds floats: DuckDB 2.0's as-of join loses the sign of a zero in there."""
     nested = (o.feature.type for o in plan.outputs if o.source and pa.types.is_nested(o.feature.type))
     return any("double" in str(dtype) or "float" in str(dtype) for dtype in nested)
+
+
+def reads(store: FeatureStore, plan: Plan, versions: Mapping[GroupRef, int]) -> list[str]:
+    """What running a plan reads of each group, one line each."""
+    lines = []
+    for source, columns in zip(plan.sources, plan.needed_columns(), strict=True):
+        ref = source.definition.ref
+        snapshot = store.group(ref).snapshot(source.version if source.version is not None else versions[ref])
+        lines.append(
+            f"reads {ref} at Delta version {snapshot.version}: "
+            f"{len(snapshot.between())} file(s), {snapshot.rows} row(s), columns {', '.join(columns)}"
+        )
+    return lines
+
+
+def plain_sql(store: FeatureStore, query: str) -> pa.Table:
+    """The rows of a query over groups by name; errors as of `FeatureStore.sql`."""
+    groups = _by_table_name(store)
+    tables = {}
+    for name, is_own in read_only.tables_of(query).items():
+        found = groups.get(name.casefold(), [])
+        if len(found) > 1:
+            raise FeatureStoreError(
+                f"The table {name!r} could be {' or '.join(str(g.ref) for g in found)}. "
+                f"Say which: {' or '.join(str(g.ref) for g in found)} are table names too."
+            )
+        if found:
+            tables[name] = (found[0].definition.schema, found[0].snapshot().between())
+        elif not is_own:
+            raise NotFound(
+                f"The SQL reads {name!r}, which is no feature group. There are: {', '.join(groups) or 'none'}."
+            )
+    settings = store.settings
+    return read_only.run(
+        query, tables, memory_limit=settings.memory_limit, threads=settings.threads,
+        temp_directory=str(settings.home.resolve() / "tmp"),
+    )  # fmt: skip
+
+
+def _by_table_name(store: FeatureStore) -> dict[str, list[FeatureGroup]]:
+    """The groups that have columns, by each name that SQL may call them by: name, name_1 and name_v1."""
+    groups = [g for g in store.get_feature_groups() if g.features]
+    newest = {g.name: g for g in groups}  # they come by version
+    found: dict[str, list[FeatureGroup]] = {name: [g] for name, g in newest.items()}
+    for group in groups:
+        for name in (f"{group.name}_{group.version}", str(group.ref)):
+            found.setdefault(name, []).append(group)
+    return found
 
 
 def _past(group: FeatureGroup, version: int, earliest: datetime | None) -> list[engine.Past]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from featurestore.schema import DataFrameType
 
 JoinType = Literal["left", "inner"]
+SqlDialect = Literal["duckdb", "spark"]
 Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "like", "between", "is_null"]
 
 
@@ -41,8 +42,8 @@ class Reader(Protocol):
     def version_at(self, ref: GroupRef, moment: int | TimeLike) -> int:
         """The Delta version of a group that was current at a time; a whole number is the version itself."""
 
-    def query_sql(self, query: Query) -> str:
-        """The SQL that runs."""
+    def query_sql(self, query: Query, dialect: SqlDialect) -> str:
+        """The query as SQL."""
 
     def explain_query(self, query: Query) -> str:
         """The plan in words."""
@@ -281,12 +282,12 @@ class Query:
         """The first rows, to look at."""
         return self.limit(n).read()
 
-    def to_string(self) -> str:
-        """The SQL that runs."""
-        return self._reader().query_sql(self)
+    def to_string(self, dialect: SqlDialect = "duckdb") -> str:
+        """The SQL that runs, with the groups' names in place of their files; or "spark": the same for Spark."""
+        return self._reader().query_sql(self, dialect)
 
     def explain(self) -> str:
-        """How each group is joined, in words."""
+        """How each group is joined and filtered, and what would be read, in words."""
         return self._reader().explain_query(self)
 
     def groups(self) -> list[GroupRef]:

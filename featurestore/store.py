@@ -24,8 +24,9 @@ from featurestore.online import OnlineStore
 from featurestore.pins import pins_of
 from featurestore.point_in_time import Definition, Plan
 from featurestore.point_in_time import plan as plan_of
-from featurestore.query import GroupRef, Query
+from featurestore.query import GroupRef, Query, SqlDialect
 from featurestore.schema import DataFrameType, Feature, check_name, check_version, to_frame
+from featurestore.search import Entry, Found, search
 from featurestore.times import TimeLike, to_micros
 from featurestore.transformations import TransformationFunction
 
@@ -293,14 +294,38 @@ class FeatureStore:
         """
         return delta.version_at(self.group(ref).location, moment)
 
-    def query_sql(self, query: Query) -> str:
-        """The SQL that runs a query, with the tables' names in place of their files."""
-        plan = plan_of(query, self.definitions(query))
-        return sql.statement(plan, [sql.quote(str(s.definition.ref)) for s in plan.sources])
+    def query_sql(self, query: Query, dialect: SqlDialect = "duckdb") -> str:
+        """The SQL that runs a query, with the tables' names in place of their files; or the same for Spark."""
+        spelling = sql.dialect(dialect)
+        plan = replace(plan_of(query, self.definitions(query)), now=self.clock())
+        tables = [spelling.quote(str(s.definition.ref)) for s in plan.sources]
+        return sql.statement(plan, tables, dialect=spelling)
 
     def explain_query(self, query: Query) -> str:
-        """The plan of a query in words."""
-        return plan_of(query, self.definitions(query)).explain()
+        """The plan of a query in words, then what would be read: versions, files, rows and columns."""
+        plan = plan_of(query, self.definitions(query))
+        return "\n".join([plan.explain(), *offline.reads(self, plan, self.versions(query))])
+
+    def sql(self, query: str, dataframe_type: DataFrameType = "pandas") -> Any:
+        """The rows of plain SQL, in DuckDB's dialect, over the groups as they are now.
+
+        Each group is a table under its name (its newest version) and under `name_version`, such as `transactions` and
+        `transactions_1`. Only reading is possible: one SELECT, of these tables.
+
+        Raises:
+            NotFound: a table that is no group; the message lists those there are.
+            FeatureStoreError: not a query, one that reads files, or one that DuckDB refuses.
+        """
+        return to_frame(offline.plain_sql(self, query), dataframe_type)
+
+    def search(self, text: str) -> list[Found]:
+        """Groups, views and features that hold every word of a text in name, tags or description; the best first."""
+        groups = [
+            Entry("feature group", g.name, g.version, g.description, g.tags, tuple(g.features))
+            for g in self.get_feature_groups()
+        ]
+        views = [Entry("feature view", v.name, v.version, v.description, v.tags) for v in self.get_feature_views()]
+        return search(text, [*groups, *views])
 
     def group(self, ref: GroupRef) -> FeatureGroup:
         """A feature group by name and version."""

@@ -87,6 +87,18 @@ SPARK = Dialect(
 )
 
 
+def dialect(name: str) -> Dialect:
+    """The dialect of a name.
+
+    Raises:
+        FeatureStoreError: there is no such dialect.
+    """
+    known = {"duckdb": DUCKDB, "spark": SPARK}
+    if name not in known:
+        raise FeatureStoreError(f"The SQL dialect {name!r} is unknown. Use one of {list(known)}.")
+    return known[name]
+
+
 def statement(
     plan: Plan, tables: Sequence[str], *, start: datetime | None = None, end: datetime | None = None,
     ordered: bool = True, dialect: Dialect = DUCKDB,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from featurestore import FeatureGroup, FeatureStore, InvalidTime, JoinError, SchemaMismatch, connect
+from featurestore import FeatureGroup, FeatureStore, FeatureStoreError, InvalidTime, JoinError, SchemaMismatch, connect
 from featurestore.query import Column, Filter, GroupRef, Query, filter_from_json, query_from_json
 
 CARDS = GroupRef("cards", 1)
@@ -280,9 +280,33 @@ def test_to_string_is_sql_that_runs_on_the_groups_by_name(orders: FeatureGroup, 
     assert query.read("arrow").to_pydict() == {"id": [3, 4], "top": [300, 300]}
 
 
-def test_explain_says_how_each_group_is_joined(orders: FeatureGroup, limits: FeatureGroup) -> None:
-    text = orders.select(["id"]).join(limits.select(["top"]), join_type="inner").explain()
-    assert text.splitlines() == [
+def test_explain_says_how_each_group_is_joined_and_what_is_read(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    """J2, J12: keys, the kind of match, filters, versions, and the files, rows and columns to read."""
+    query = orders.select(["id"]).join(limits.select(["top"]), join_type="inner")
+    assert query.explain().splitlines() == [
         "orders_v1: one row each, ordered by day, id",
         "inner join limits_v1 to orders_v1 on customer: newest row with day <= day",
+        "reads orders_v1 at Delta version 1: 1 file(s), 4 row(s), columns id, customer, day",
+        "reads limits_v1 at Delta version 1: 1 file(s), 2 row(s), columns top, day, customer",
     ]
+    filtered = query.filter((limits["top"] > 100) & ~orders["city"].is_null()).limit(3)
+    assert filtered.as_of(limits.history()[-1].time).explain().splitlines()[:4] == [
+        "orders_v1 (Delta version 1): one row each, ordered by day, id, of the rows with not (city is null)",
+        "inner join limits_v1 (Delta version 1) to orders_v1 on customer: newest row with day <= day",
+        "of the result the rows with top > 100",
+        "the first 3 rows",
+    ]
+
+
+def test_spark_sql_is_the_same_plan_in_sparks_words(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    """J12: no as-of join, no double quotes, no DuckDB types; names and texts escaped Spark's way."""
+    query = orders.select(["id"]).filter(orders["city"] == "it's \\ `x`").join(limits.select(["top"]))
+    text = query.filter(limits["day"] >= "2021-01-02").to_string("spark")
+    assert "ASOF" not in text
+    assert '"' not in text
+    assert "::" not in text
+    assert "FROM `orders_v1` WHERE (`city` = 'it\\'s \\\\ `x`')" in text
+    assert "TIMESTAMP '2021-01-02 00:00:00+00:00'" in text
+    assert "row_number() OVER (PARTITION BY `0.day`, `0.id` ORDER BY s1.`1.day` DESC)" in text
+    with pytest.raises(FeatureStoreError, match="'pandas' is unknown"):
+        query.to_string("pandas")  # type: ignore[arg-type]
