@@ -103,11 +103,14 @@ class FeatureView:
 
     # Names
 
-    def plan(self, *, labels: bool = False, helpers: Literal["training", "inference"] | None = None) -> Plan:
+    def plan(
+        self, *, labels: bool = False, helpers: Literal["training", "inference"] | None = None,
+        dataset: TrainingDataset | None = None,
+    ) -> Plan:  # fmt: skip
         """How the query runs point in time: the features, and what else is asked for.
 
         Without labels, groups that give only labels or training helper columns are left out: when a row is scored
-        they know nothing of it yet.
+        they know nothing of it yet. For a training dataset made with a `max_age`, rows count up to that age only.
         """
         training, inference = self.training_helper_columns, self.inference_helper_columns
         kept = {"training": training, "inference": inference, None: []}[helpers]
@@ -115,7 +118,10 @@ class FeatureView:
         plan = plan_of(self.query, self._definitions())
         if not labels:
             plan = plan.without([*self.labels, *(n for n in training if n not in inference)])
-        return replace(plan, outputs=tuple(o for o in plan.outputs if o.name not in hidden))
+        plan = replace(plan, outputs=tuple(o for o in plan.outputs if o.name not in hidden))
+        if dataset is None or dataset.max_age is None:
+            return plan
+        return plan.not_older(dataset.max_age, except_for=self.labels)
 
     def _definitions(self) -> dict[GroupRef, Definition]:
         try:
@@ -378,10 +384,11 @@ class FeatureView:
         """
         if transformed and self._batch_version is None:
             self.init_batch_scoring()
-        plan = with_keys(self.plan(helpers="inference" if inference_helper_columns else None))
+        dataset = None if self._batch_version is None else self._training.get(self._batch_version)
+        plan = with_keys(self.plan(helpers="inference" if inference_helper_columns else None, dataset=dataset))
         rows = self._store.run(plan, self.versions(), start=start_time, end=end_time)
-        if transformed and self._batch_version is not None:
-            rows = transform_rows(rows, self._training.fitted(self._batch_version))
+        if transformed and dataset is not None:
+            rows = transform_rows(rows, dataset.fitted)
         helpers = self.inference_helper_columns if inference_helper_columns else []
         features = [n for n in values(rows).column_names if n not in helpers]
         time = [plan.spine.event_time] if event_time and plan.spine.event_time else []
@@ -397,10 +404,11 @@ class FeatureView:
             SchemaMismatch: a group that gives features is not online.
         """
         version = self._training.newest() if training_dataset_version is None else training_dataset_version
-        fitted = self._training.fitted(version)
+        dataset = self._training.get(version)
         self._serving_version = version
         self._serving = Serving(
-            self._store, self.name, self.plan(helpers="inference"), fitted, hidden=self.inference_helper_columns
+            self._store, self.name, self.plan(helpers="inference", dataset=dataset), dataset.fitted,
+            hidden=self.inference_helper_columns,
         )  # fmt: skip
         self._helpers = None
 

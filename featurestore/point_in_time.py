@@ -218,7 +218,7 @@ class Plan:
         exempt = self._giving_only(except_for)
         sources = [
             replace(s, definition=replace(s.definition, ttl=min(age, s.definition.ttl or age)))
-            if place and place not in exempt and s.match == "as of" else s
+            if place and place not in exempt and s.match != "key" else s
             for place, s in enumerate(self.sources)
         ]  # fmt: skip
         return replace(self, sources=tuple(sources))

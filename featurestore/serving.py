@@ -224,7 +224,8 @@ class Serving:
 
     def _not_found(self, lookup: Lookup, entry: Mapping[str, Any], is_expired: bool) -> NotFound:
         shown = {k: entry[k] for k in lookup.keys}
-        why = f"only a row older than its ttl {lookup.group.definition.ttl}" if is_expired else "no row"
+        ttl = timedelta(microseconds=lookup.ttl or 0)
+        why = f"only a row older than its ttl {ttl}" if is_expired else "no row"
         return NotFound(
             f"{lookup.group.ref} has {why} online for {shown}. "
             "Use allow_missing=True for nulls, or pass its features with the request."
@@ -294,7 +295,7 @@ def _lookup(store: FeatureStore, plan: Plan, place: int, names: list[str]) -> Lo
             "vectors would differ from the training data. Filter in the feature pipeline, into a group of its own."
         )
     names_by_key = {right: left for left, right in source.keys} if place else {k: k for k in group.primary_key}
-    ttl = group.definition.ttl
+    ttl = source.definition.ttl  # the plan's, which may be stricter than the group's
     return Lookup(
         group, group.online_table(), tuple(names_by_key[k] for k in group.primary_key),
         tuple(o.column for o in outputs), tuple(names.index(o.name) for o in outputs),

@@ -149,6 +149,33 @@ def test_max_age_makes_older_feature_rows_missing(fs: FeatureStore, trips: Featu
         view.create_training_data(max_age=3)  # type: ignore[arg-type]
 
 
+def test_max_age_holds_in_batch_data_and_vectors_too(fs: FeatureStore, trips: FeatureGroup) -> None:
+    """V10: what counted as missing in training is missing when the model is used, or there would be a skew."""
+    ratings = fs.get_or_create_feature_group(
+        "ratings", 1, primary_key=["driver"], event_time="day", online_enabled=True
+    )  # fmt: skip
+    ratings.insert(pd.DataFrame({"driver": [0, 1, 2], "day": days(1, 9, 10), "rating": [3.0, 4.0, 5.0]}))
+    query = trips.select(["is_late"]).join(ratings.select(["rating"]), on=["driver"])
+    view = fs.create_feature_view("aged", query=query, labels=["is_late"])
+    view.create_training_data(max_age=(NOW - datetime(2021, 1, 9, tzinfo=UTC)))
+    narrow, _ = view.create_training_data(max_age=timedelta(hours=12))
+    view.init_batch_scoring(narrow)
+    batch = view.get_batch_data(primary_keys=True).set_index("id")["rating"]
+    assert batch.dropna().empty, "no trip is within 12 hours of a rating of its driver"
+    view.init_batch_scoring(1)
+    assert view.get_batch_data(primary_keys=True).set_index("id")["rating"].dropna().to_dict() == {
+        3: 3,
+        6: 3,
+        9: 3,
+        10: 4,
+    }
+    view.init_serving(1)
+    vectors = view.get_feature_vectors([{"driver": n} for n in range(3)], allow_missing=True)
+    assert vectors == [[None], [4.0], [5.0]], "on the first of February the rating of driver 0 is too old"
+    with pytest.raises(NotFound, match="older than its ttl 23 days"):
+        view.get_feature_vector({"driver": 0})
+
+
 def test_an_entity_may_be_any_column_of_the_spine(fs: FeatureStore, trips: FeatureGroup, drivers: FeatureGroup) -> None:
     """V5: `entity=` keeps every key on one side, whether the query selects it or not."""
     query = trips.select(["km", "is_late"]).join(drivers.select(["rating"]), on=["driver"])
