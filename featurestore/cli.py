@@ -383,6 +383,24 @@ def leakage(
 
 
 @app.command(rich_help_panel="Check")
+def skew(
+    ctx: typer.Context,
+    view: View,
+    training_set: Annotated[
+        int | None, typer.Option("--training", help="With this one's transformations.", min=1)
+    ] = None,
+    sample: Annotated[int, typer.Option(help="How many keys to compare.", min=1)] = 100,
+    version: Version = None,
+    json: Json = False,
+) -> None:
+    """Compare online vectors with offline rows, to the bit; exit code 1 when some differ.
+
+    Example: featurestore skew customers --sample 1000
+    """
+    _show_findings(store_of(ctx).get_feature_view(view, version).check_skew(training_set, sample), json=json)
+
+
+@app.command(rich_help_panel="Check")
 def doctor(
     ctx: typer.Context,
     deep: Annotated[bool, typer.Option("--deep", help="Also build every training set again and compare.")] = False,

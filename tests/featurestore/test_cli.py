@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -117,7 +118,7 @@ READING = [
     ["lineage", "transactions"], ["lineage", "customers"], ["explain", "customers", "customer=1"],
     ["drift", "transactions", "1", "2"], ["drift", "customers", "1", "2"], ["training", "stats", "customers", "1"],
     ["training", "rebuild", "customers", "1"], ["leakage", "customers"], ["leakage", "customers", "--training", "1"],
-    ["doctor"], ["doctor", "--deep"],
+    ["skew", "customers"], ["doctor"], ["doctor", "--deep"],
     ["training", "list", "customers"], ["training", "show", "customers", "1"], ["training", "verify", "customers"],
 ]  # fmt: skip
 NAMED = [arguments for arguments in READING if arguments[0] not in ("list", "doctor")]
@@ -465,6 +466,24 @@ def test_leakage_ends_with_1_when_a_feature_tells_the_label(run_on_copy: Run, tm
     answer = run_on_copy("leakage", "leaky", "--json")
     assert (answer.code, answer.json[0]["severity"]) == (1, "error")
     assert "copy" in run_on_copy("leakage", "leaky").out
+
+
+def test_skew_ends_with_1_when_online_gives_something_else(run_on_copy: Run, tmp_path: Path) -> None:
+    """V10: the same to the bit, or an error that names the feature and both values."""
+    assert run_on_copy("skew", "customers", "--sample", "5").out == "Nothing found.\n"
+    with sqlite3.connect(tmp_path / "copy" / "online.db") as online:
+        (table,) = [
+            t for (t,) in online.execute("SELECT name FROM sqlite_master WHERE name LIKE 'fg_%' AND type = 'table'")
+        ]
+        online.execute(f'UPDATE "{table}" SET "{_column_of(online, table, 79.0)}" = 80.0')
+    answer = run_on_copy("skew", "customers", "--json")
+    assert answer.code == 1
+    assert "79.0" in answer.json[0]["message"]
+
+
+def _column_of(database: sqlite3.Connection, table: str, value: float) -> str:
+    row = database.execute(f'SELECT * FROM "{table}"')
+    return next(name[0] for name, found in zip(row.description, row.fetchone(), strict=True) if found == value)
 
 
 def test_show_tells_the_gaps_between_windows(run_on_copy: Run, tmp_path: Path) -> None:
