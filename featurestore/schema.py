@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -126,9 +127,12 @@ def check_column_names(names: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         check_column_name(name)
-        other = seen.setdefault(name.casefold(), name)
-        if other is not name:
+        other = seen.get(name.casefold())
+        if other == name:
+            raise SchemaMismatch(f"Column {name!r} is there twice. Rename or drop one of the two.")
+        if other is not None:
             raise SchemaMismatch(f"Columns {other!r} and {name!r} are the same name but for case. Rename one of them.")
+        seen[name.casefold()] = name
 
 
 def parse_dtype(dtype: str | pa.DataType, column: str = "") -> pa.DataType:
@@ -206,7 +210,8 @@ def _normalise(dtype: pa.DataType) -> pa.DataType | None:
         return None if inner is None else pa.list_(pa.field("element", inner))
     if pa.types.is_struct(dtype):
         inners = [(f.name, _normalise(f.type)) for f in dtype]
-        return None if not inners or any(t is None for _, t in inners) else pa.struct(inners)
+        is_ambiguous = len({name.casefold() for name, _ in inners}) < len(inners)
+        return None if not inners or is_ambiguous or any(t is None for _, t in inners) else pa.struct(inners)
     return None
 
 
@@ -233,16 +238,26 @@ def as_arrow(frame: Any) -> pa.Table:
     """
     if isinstance(frame, pa.RecordBatch):
         frame = pa.Table.from_batches([frame])
-    if type(frame).__module__.split(".")[0] == "pandas" and hasattr(frame, "dtypes"):
-        names = [str(name) for name in frame.columns]
+    library = type(frame).__module__.split(".")[0]
+    if library == "pandas" and hasattr(frame, "columns"):
+        names = list(frame.columns)
         check_column_names(names)
         return pa.Table.from_arrays([_pandas_column(frame.iloc[:, i], n) for i, n in enumerate(names)], names=names)
     if not isinstance(frame, pa.Table):
-        if not hasattr(frame, "__arrow_c_stream__"):
+        if not hasattr(frame, "__arrow_c_stream__") or (library == "polars" and not hasattr(frame, "columns")):
             raise SchemaMismatch(
                 f"{type(frame).__name__} is not a frame. Pass a pandas or Polars DataFrame, or an Arrow table."
             )
-        frame = pa.table(frame)
+        if library == "polars":  # which would hand out the addresses of Python's objects
+            for name, dtype in frame.schema.items():
+                if str(dtype) == "Object":
+                    raise SchemaMismatch(
+                        f"Column {name!r} holds Python objects (Polars dtype Object). Convert it first."
+                    )
+        try:
+            frame = pa.table(frame)
+        except pa.ArrowException as error:
+            raise SchemaMismatch(f"The {type(frame).__name__} has a column that Arrow cannot hold: {error}.") from error
     check_column_names(frame.column_names)
     return frame
 
@@ -289,7 +304,9 @@ def _pandas_column(values: Any, name: str) -> pa.ChunkedArray:
         array = pa.Array.from_pandas(values.dt.tz_convert(None) if zoned else values)
         if zoned:
             array = pc.assume_timezone(array, "UTC")
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
+        if pa.types.is_binary(array.type) and values.map(lambda v: isinstance(v, str)).any():
+            raise TypeError("bytes and text")
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         raise SchemaMismatch(
             f"Column {name!r} (pandas dtype {values.dtype}) holds values of mixed or unknown types: {error}. "
             "Give the column one type first."
@@ -382,6 +399,7 @@ def _family(dtype: pa.DataType) -> str:
     return str(dtype)
 
 
+_CALENDAR = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 # Pairs of families between which a value can be the same value; each cast still checks every value.
 _COMPATIBLE = {("float", "int"), ("int", "float"), ("date", "timestamp"), ("timestamp", "date")}
 
@@ -389,7 +407,7 @@ _COMPATIBLE = {("float", "int"), ("int", "float"), ("date", "timestamp"), ("time
 def _cast(column: pa.ChunkedArray, target: pa.DataType, what: str) -> pa.ChunkedArray:
     source = column.type
     if pa.types.is_dictionary(source):
-        column = pa.chunked_array([c.dictionary_decode() for c in column.chunks], type=source.value_type)
+        column = _decoded(column)
         source = column.type
     if pa.types.is_string_view(source) or pa.types.is_binary_view(source):  # Polars' text; Arrow cannot filter views
         column = pc.cast(column, pa.large_string() if pa.types.is_string_view(source) else pa.large_binary())
@@ -407,7 +425,7 @@ def _cast(column: pa.ChunkedArray, target: pa.DataType, what: str) -> pa.Chunked
         column = pc.cast(column, typed)
         source = typed
     if source == target:
-        return column
+        return _within_calendar(column, what)
     families = (_family(source), _family(target))
     if families[0] != families[1] and families not in _COMPATIBLE:
         raise SchemaMismatch(
@@ -423,7 +441,30 @@ def _cast(column: pa.ChunkedArray, target: pa.DataType, what: str) -> pa.Chunked
             )
     if families == ("timestamp", "timestamp") and source.tz is None:
         column = pc.assume_timezone(column, "UTC") if len(column) else pc.cast(column, pa.timestamp(source.unit, "UTC"))
-    return _cast_exactly(column, target, what)
+    return _within_calendar(_cast_exactly(column, target, what), what)
+
+
+def _within_calendar(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
+    """The column, whose times and dates lie in the years 1 to 9999: Python knows no others."""
+    dtype = column.type
+    if dtype != TIMESTAMP and not pa.types.is_date32(dtype):
+        return column
+    first, last = _CALENDAR if dtype == TIMESTAMP else [moment.date() for moment in _CALENDAR]
+    outside = pc.or_(pc.less(column, pa.scalar(first, dtype)), pc.greater(column, pa.scalar(last, dtype)))
+    if pc.any(outside, min_count=0).as_py():
+        raise InvalidData(
+            f"{what} holds a time outside the years 1 to 9999 ({_rows(pc.fill_null(outside, False))}). Nothing was "
+            "written. Such values usually stand for 'never' or 'unknown': make them null."
+        )
+    return column
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of codes (pandas' and Polars' categories) as its values."""
+    dtype = column.type.value_type
+    plain = pa.large_string() if pa.types.is_string_view(dtype) else dtype  # Arrow cannot pick among views
+    chunks = [pa.DictionaryArray.from_arrays(c.indices, c.dictionary.cast(plain)) for c in column.chunks]
+    return pa.chunked_array([c.dictionary_decode() for c in chunks], type=plain)
 
 
 def _with_nulls_typed(source: pa.DataType, target: pa.DataType) -> pa.DataType:
@@ -446,22 +487,47 @@ def _cast_exactly(column: pa.ChunkedArray, target: pa.DataType, what: str) -> pa
         cast = pc.cast(column, through, safe=False)
         lost = pc.and_(pc.is_valid(column), pc.invert(_equal(pc.cast(cast, source, safe=False), column)))
     except pa.ArrowInvalid as error:
-        raise InvalidData(f"{what} holds a value that {spell_dtype(target)} cannot hold: {error}.") from error
+        raise _refused(column, target, what, safe=False) from error
     lost = pc.fill_null(lost, True)
     lost = pc.and_(lost, pc.is_valid(column))
     if not pa.types.is_nested(target):
         # An overflow can wrap around and back to the same value: only a checked cast tells.
+        possible = pc.if_else(lost, pa.scalar(None, source), column)
         try:
-            pc.cast(column.filter(pc.invert(lost)), through, safe=True)
+            pc.cast(possible, through, safe=True)
         except pa.ArrowInvalid as error:
-            raise InvalidData(f"{what} holds a value that {spell_dtype(target)} cannot hold: {error}.") from error
+            raise _refused(possible, through, what, safe=True) from error
     if pc.any(lost, min_count=0).as_py():
-        first = column.filter(lost)[0].as_py()
+        first = _shown(column.filter(lost)[0])
         raise InvalidData(
-            f"{what} holds {first!r} ({_rows(lost)}), which {spell_dtype(target)} cannot hold exactly. Nothing was "
+            f"{what} holds {first} ({_rows(lost)}), which {spell_dtype(target)} cannot hold exactly. Nothing was "
             "written. Round or drop these values, or declare a wider type."
         )
     return cast
+
+
+def _refused(column: pa.ChunkedArray, target: pa.DataType, what: str, *, safe: bool) -> InvalidData:
+    """The error for a column that cannot be cast, with its first row that cannot."""
+    start, size = 0, len(column)
+    while size > 1:
+        half = size // 2
+        try:
+            pc.cast(column.slice(start, half), target, safe=safe)
+        except pa.ArrowInvalid:
+            size = half
+        else:
+            start, size = start + half, size - half
+    return InvalidData(
+        f"{what} holds {_shown(column[start])} (row {start}), which {spell_dtype(target)} cannot hold. Nothing was "
+        "written. Drop such values, or declare a wider type."
+    )
+
+
+def _shown(value: pa.Scalar) -> str:
+    try:
+        return repr(value.as_py())
+    except (OverflowError, ValueError):  # a time that Python does not know
+        return f"a {value.type} beyond the calendar"
 
 
 def _equal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ChunkedArray:
