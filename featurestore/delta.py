@@ -896,6 +896,11 @@ def delete_loose(location: str, keys: pa.Table) -> int:
     raise Conflict(f"{location}: other writers committed first {_ATTEMPTS} times in a row. Try again.")
 
 
+def arrow_schema(location: str) -> pa.Schema:
+    """The columns of a table's newest version, with their types."""
+    return pa.schema(_open(location).schema().to_arrow())
+
+
 def column_names(location: str, version: int | None = None) -> list[str]:
     """The columns of a table at a version (newest by default), the hidden one among them."""
     return [f.name for f in _open(location, version).schema().fields]

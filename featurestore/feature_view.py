@@ -18,6 +18,7 @@ from featurestore.keyed_rows import chosen, transform_rows, values, with_keys
 from featurestore.lineage import Lineage, of_view
 from featurestore.point_in_time import Definition, Plan
 from featurestore.point_in_time import plan as plan_of
+from featurestore.prediction_log import PredictionLog, rows_of
 from featurestore.query import Filter, GroupRef, Query, query_from_json
 from featurestore.schema import DataFrameType, Feature, as_arrow, conform, frame_type, to_frame
 from featurestore.serving import ReturnType, Serving, request_functions
@@ -566,12 +567,87 @@ class FeatureView:
         fields = [*(table.schema.field(n) for n in others), *typed.schema]
         return pa.Table.from_arrays([*(table.column(n) for n in others), *typed.columns], schema=pa.schema(fields))
 
+    def _fitted_version(self) -> int:
+        return self._serving_version or self._batch_version or self._training.newest()
+
     def _fitted_in_use(self) -> tuple[FittedTransformations, Callable[[Sequence[Any]], list[Any]]]:
-        version = self._serving_version or self._batch_version or self._training.newest()
+        version = self._fitted_version()
         if self._in_use is None or self._in_use[0] != version:
             fitted = self._training.fitted(version)
             self._in_use = (version, fitted, fitted.compile([f.name for f in self.features]))
         return self._in_use[1:]
+
+    # Log
+
+    def log(
+        self, features: Any, predictions: Any = None, model: str | None = None, *,
+        entries: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None, model_version: int | str | None = None,
+        training_dataset_version: int | None = None, request_id: str | Sequence[str] | None = None,
+        request_time: TimeLike | Sequence[TimeLike] | None = None,
+    ) -> int:  # fmt: skip
+        """Keep what a model was given and what it said; return how many rows were written, in one commit.
+
+        A commit costs milliseconds, whatever its size: log a batch of requests rather than each one.
+
+        Args:
+            features: untransformed: a frame, one vector as a list or mapping, or a list of those. They are kept as they
+                are, and transformed.
+            predictions: one for each row: a list or array of numbers, lists of numbers, or text; or a frame or mapping
+                of several, by name.
+            entries: the serving keys of each row; not needed where the frame has them.
+            model, model_version: which model said so.
+            training_dataset_version: whose transformations the model was given; default the one in use.
+            request_id: of each row; of rows with the same one the first is kept. Default: a new one for each row.
+            request_time: of all rows, or of each; default now.
+        Raises:
+            SchemaMismatch: the view was made without logging_enabled=True; a key or a feature is missing or of another
+                type.
+            InvalidData: not as many predictions, keys, ids or times as rows.
+        """
+        log = self._log()
+        version = training_dataset_version or self._fitted_version()
+        names = [f.name for f in self.features]
+        if frame_type(features) is not None:
+            table = self._conformed(features)
+        else:
+            table = rows_of(features, names, {f.name: f for f in self.features})
+        raw = table.select(names)
+        if entries is not None:
+            keys = pa.Table.from_pylist([entries] if isinstance(entries, Mapping) else [dict(e) for e in entries])
+        else:
+            keys = table
+        return log.append(
+            raw, self._training.fitted(version).transform(raw), keys=keys, predictions=predictions, model=model,
+            model_version=model_version, training_dataset_version=version, request_id=request_id,
+            request_time=self._store.clock() if request_time is None else request_time,
+        )  # fmt: skip
+
+    def read_log(
+        self, start_time: TimeLike | None = None, end_time: TimeLike | None = None, *, model: str | None = None,
+        model_version: int | str | None = None, training_dataset_version: int | None = None,
+        transformed: bool = False, dataframe_type: DataFrameType = "pandas",
+    ) -> Any:  # fmt: skip
+        """What was logged in `[start_time, end_time)`, by request time.
+
+        Returns:
+            `__request_time`, `__request_id`, `__model`, `__model_version`, `__view`, `__view_version` and
+            `__training_dataset_version`, the keys, the features (untransformed unless `transformed`), and
+            `__prediction`, or `__prediction.<name>` for several.
+        Raises:
+            SchemaMismatch: the view was made without logging_enabled=True.
+        """
+        rows = self._log().read(
+            start_time, end_time, model=model, model_version=model_version,
+            training_dataset_version=training_dataset_version, transformed=transformed,
+        )  # fmt: skip
+        return to_frame(rows, dataframe_type, nullable=True)
+
+    def _log(self) -> PredictionLog:
+        if not self.logging_enabled:
+            raise SchemaMismatch(
+                f"{self.name} version {self.version} keeps no log. Create its next version with logging_enabled=True."
+            )
+        return PredictionLog(self._store.settings.home, self.name, self.version, self.plan())
 
     # Checks
 
