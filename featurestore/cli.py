@@ -6,6 +6,7 @@ Exit codes: 0 all is well; 1 a check found errors; 2 the command could not do wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -242,6 +243,39 @@ def stats(
         return terminal.as_json(found)
     lines = [records.of_column_statistics(column, summary) for column, summary in found.items()]
     terminal.table(lines, list(lines[0]))
+
+
+@app.command(rich_help_panel="Look")
+def sql(
+    ctx: typer.Context,
+    query: Annotated[str, typer.Argument(help="A SELECT over groups as tables.", show_default=False)],
+    limit: Limit = 50,
+    json: Json = False,
+) -> None:
+    """Run one SELECT over the groups: each is a table by its name, or with a version, such as transactions_1.
+
+    Example: featurestore sql "SELECT count(*) FROM transactions"
+    """
+    data = store_of(ctx).sql(query, dataframe_type="arrow")
+    terminal.as_json(data) if json else terminal.rows(data, limit=limit)
+
+
+@app.command(rich_help_panel="Look")
+def search(
+    ctx: typer.Context,
+    words: Annotated[list[str], typer.Argument(help="All of them must be there.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Find groups, views and features by words in their names, tags and descriptions.
+
+    Example: featurestore search amount week
+    """
+    found = [asdict(one) for one in store_of(ctx).search(" ".join(words))]
+    if json:
+        return terminal.as_json(found)
+    if not found:
+        return terminal.line("Nothing found.")
+    terminal.table(found, ["kind", "name", "version", "feature"], flexible="description")
 
 
 @app.command(rich_help_panel="Look")

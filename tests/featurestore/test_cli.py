@@ -118,10 +118,11 @@ READING = [
     ["lineage", "transactions"], ["lineage", "customers"], ["explain", "customers", "customer=1"],
     ["drift", "transactions", "1", "2"], ["drift", "customers", "1", "2"], ["training", "stats", "customers", "1"],
     ["training", "rebuild", "customers", "1"], ["leakage", "customers"], ["leakage", "customers", "--training", "1"],
-    ["skew", "customers"], ["doctor"], ["doctor", "--deep"],
+    ["sql", "SELECT * FROM transactions"], ["search", "amount"], ["skew", "customers"],
+    ["doctor"], ["doctor", "--deep"],
     ["training", "list", "customers"], ["training", "show", "customers", "1"], ["training", "verify", "customers"],
 ]  # fmt: skip
-NAMED = [arguments for arguments in READING if arguments[0] not in ("list", "doctor")]
+NAMED = [arguments for arguments in READING if arguments[0] not in ("list", "doctor", "sql", "search")]
 
 
 @pytest.mark.parametrize("arguments", READING, ids=" ".join)
@@ -284,6 +285,34 @@ def test_training_rebuild_writes_the_files_and_names_them(run_on_copy: Run, tmp_
     assert [Path(file).stem for file in files] == ["train", "test"]
     assert all(Path(file).is_file() for file in files)
     assert run_on_copy("training", "verify", "customers", "1").code == 0
+
+
+def test_sql_reads_groups_by_name_and_version(run: Run) -> None:
+    query = 'SELECT max(amount) AS most, count(*) AS "[red]rows" FROM transactions JOIN labels_1 USING (customer, day)'
+    assert run("sql", query, "--json").json == [{"most": 14.0, "[red]rows": 1}]
+    assert run("sql", query).out.split() == ["most", "[red]rows", "14.0", "1"]
+    shown = run("sql", "SELECT range AS n FROM range(60)")
+    assert shown.out.splitlines()[-1] == "10 more rows. --limit shows more, --json all of them."
+    assert len(run("sql", "SELECT range AS n FROM range(60)", "--json").json) == 60
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["DROP TABLE transactions", "INSERT INTO transactions SELECT 1", "SELECT 1; SELECT 2", "COPY labels TO 'x.csv'",
+     "SELECT * FROM read_csv('/etc/passwd')", "SELECT * FROM nowhere", "SELECT nothing FROM labels", "", "\x1b[31m"],
+)  # fmt: skip
+def test_sql_that_writes_reads_files_or_is_none_is_refused_on_one_line(run: Run, query: str) -> None:
+    answer = run("sql", query)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("Error: ")
+    assert answer.err.count("\n") == 1
+    assert "\x1b" not in answer.err
+
+
+def test_search_finds_features_by_what_is_said_of_them(run: Run) -> None:
+    (found,) = run("search", "mean", "7", "days", "--json").json
+    assert (found["kind"], found["feature"]) == ("feature", "amount")
+    assert run("search", "unheard").out == "Nothing found.\n"
 
 
 def test_quarantine_shows_the_rule_and_the_row(run: Run) -> None:
