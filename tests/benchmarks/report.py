@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,12 +16,18 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from tests.benchmarks.measure import MIB
+from tests.benchmarks.measure import MIB, ROOT
 from tests.benchmarks.rows import OURS, ROWS, Bench, Figure, Verdict
 
 LIBRARIES = ("deltalake", "duckdb", "polars", "pandas", "pyarrow", "numpy", "SQLAlchemy")
 
 PAGE = Path(__file__).with_name("page.md")
+
+
+def _commit() -> str:
+    """The last commit that touched the store; empty where there is no repository."""
+    command = ["git", "log", "-1", "--format=%h", "--", "featurestore"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def machine(bench: Bench) -> dict[str, Any]:
@@ -35,7 +42,7 @@ def machine(bench: Bench) -> dict[str, Any]:
     except OSError:
         system = platform.platform(terse=True)
     return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "scale": bench.scale_name,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "scale": bench.scale_name, "commit": _commit(),
         "cpu": model or platform.machine(), "cores": os.cpu_count(), "memory_gib": round(pages / 2**30, 1),
         "system": f"{system}, {platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(), "libraries": {name: version(name) for name in LIBRARIES},
@@ -130,7 +137,7 @@ def as_page(bench: Bench) -> str:
     missing = [verdict for verdict in bench.verdicts if verdict.reached is None]
     counts = f"{len(bench.verdicts) - len(short) - len(missing)} of {len(bench.verdicts)} promises are reached"
     return PAGE.read_text().format(
-        scale=bench.scale_name, date=about["date"], cores=about["cores"], rows=", ".join(ROWS),
+        scale=bench.scale_name, date=about["date"], commit=about["commit"], cores=about["cores"], rows=", ".join(ROWS),
         vectors=f"{bench.scale.vectors:,}",
         machine=f"- {about['cores']} cores ({about['cpu']}), {about['memory_gib']} GiB of memory, {about['system']}\n"
         f"- Python {about['python']}, {libraries}",
