@@ -112,7 +112,8 @@ class Commit:
     """What one write did. `rows_written` counts what is new or different, so repeating a write gives 0.
 
     `version` is the Delta version that holds the result, also when nothing had to be written. `statistics_id` is the
-    version under which `get_statistics` keeps the statistics of the rows written; None when none were kept.
+    version under which `get_statistics` keeps the statistics of the rows written; None when none were kept. `report` is
+    what the rules said of the batch, without values; None without rules.
     """
 
     version: int
@@ -125,9 +126,9 @@ class Commit:
     rows_deduplicated: int = 0
     window: Window | None = None
     who: str = ""
-    tags: Mapping[str, Any] = field(default_factory=dict)
     statistics_id: int | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False, repr=False)
+    report: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def rows_written(self) -> int:
@@ -339,8 +340,8 @@ def _commit_of(entry: Mapping[str, Any]) -> Commit:
         rows_deduplicated=note.get("deduplicated", 0),
         window=None if window is None else Window(from_micros(window[0]), from_micros(window[1])),
         who=note.get("who", ""),
-        tags=note.get("tags", {}),
         id=note.get("id", ""),
+        report=note.get("report"),
     )
 
 
@@ -473,7 +474,7 @@ def add_columns(
 
 def upsert(
     location: str, rows: pa.Table | Staged, *, identity: Sequence[str], order: str, who: str,
-    window: Window | None = None, deduplicated: int = 0, tags: Mapping[str, Any] | None = None,
+    window: Window | None = None, deduplicated: int = 0, report: Mapping[str, Any] | None = None,
     clock: Callable[[], datetime],
 ) -> Written:  # fmt: skip
     """Insert rows whose identity is new and update those whose values differ; commit nothing when nothing differs.
@@ -484,6 +485,7 @@ def upsert(
         identity: columns that tell rows apart; never null.
         order: the column whose range prunes files (the event time, or the first key).
         window: committed together with the rows; its end may advance the watermark.
+        report: what the rules said of the rows, to be committed with them.
     Returns:
         What was written. A commit without rows is made only for a window that was not committed before.
     Raises:
@@ -496,7 +498,7 @@ def upsert(
         commit = Commit(
             version=before.version + 1, time=now, operation="upsert", rows_inserted=changes.inserted,
             rows_updated=changes.updated, rows_unchanged=rows.num_rows - changes.inserted - changes.updated,
-            rows_deduplicated=deduplicated, window=window, who=who, tags=tags or {},
+            rows_deduplicated=deduplicated, window=window, who=who, report=report,
         )  # fmt: skip
         if not commit.rows_written and (window is None or window in _windows(location, before)):
             return Written(_unwritten(commit, before), changes.rows)
@@ -509,7 +511,7 @@ def upsert(
 
 def overwrite(
     location: str, rows: pa.Table | Staged, *, identity: Sequence[str], order: str, who: str,
-    window: Window | None = None, deduplicated: int = 0, tags: Mapping[str, Any] | None = None,
+    window: Window | None = None, deduplicated: int = 0, report: Mapping[str, Any] | None = None,
     clock: Callable[[], datetime],
 ) -> Written:  # fmt: skip
     """Replace all rows by these; commit nothing when exactly these are stored. Otherwise as `upsert`."""
@@ -518,7 +520,7 @@ def overwrite(
         before = _snapshot(table, location, order)
         commit = Commit(
             version=before.version + 1, time=now, operation="overwrite", rows_inserted=rows.num_rows,
-            rows_deleted=before.rows, rows_deduplicated=deduplicated, window=window, who=who, tags=tags or {},
+            rows_deleted=before.rows, rows_deduplicated=deduplicated, window=window, who=who, report=report,
         )  # fmt: skip
         is_known = window is None or window in _windows(location, before)
         if is_known and rows.num_rows == before.rows and not missing_files(f.path for f in before.files):
@@ -846,8 +848,8 @@ def _properties(commit: Commit, watermark_before: datetime | None) -> CommitProp
         "unchanged": commit.rows_unchanged, "deduplicated": commit.rows_deduplicated,
     }  # fmt: skip
     transactions = [Transaction(_CLOCK, to_micros(commit.time))]
-    if commit.tags:
-        note["tags"] = dict(commit.tags)
+    if commit.report is not None:
+        note["report"] = dict(commit.report)
     if commit.window is not None:
         note["window"] = [to_micros(commit.window.start), to_micros(commit.window.end)]
         # A Delta transaction id survives checkpoints and log clean-up, so the watermark costs no reading of history.

@@ -170,6 +170,7 @@ class FeatureGroup:
             arguments: dict[str, Any] = {
                 "identity": definition.identity, "order": definition.order, "who": self._store.settings.who,
                 "window": stretch, "deduplicated": batch.deduplicated, "clock": self._store.clock,
+                "report": None if batch.report is None else validation.without_values(batch.report),
             }  # fmt: skip
             try:
                 written = write(self.location, batch.rows, **arguments)
@@ -180,7 +181,7 @@ class FeatureGroup:
             if commit.rows_written and definition.statistics_config:
                 found = self._summary(commit) if rows is None else statistics.summarise(rows)
                 catalog.note(self.id, commit.version, "statistics", found)
-            if batch.report is not None:
+            if batch.report is not None and commit.operation != "none":
                 catalog.note(self.id, commit.version, "validation", batch.report)
             if self.online_enabled:
                 if not isinstance(batch.rows, pa.Table) and commit.operation != "none":
@@ -221,8 +222,14 @@ class FeatureGroup:
             return batch.report or {}
 
     def validation_reports(self) -> dict[int, dict[str, Any]]:
-        """The validation report of each commit, by Delta version."""
-        return self._store.catalog.notes(self.id, "validation")
+        """The validation report of each commit, by Delta version.
+
+        Reports have examples of what broke a rule, but for those of writers that died right after their commit.
+        """
+        if not self.definition.features:
+            return {}
+        committed = {c.version: dict(c.report) for c in delta.history(self.location) if c.report is not None}
+        return committed | self._store.catalog.notes(self.id, "validation")
 
     def remove_rows(self, keys: Any) -> Commit:
         """Delete the rows whose primary key and event time the frame lists, offline and online.

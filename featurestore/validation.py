@@ -276,6 +276,12 @@ def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def without_values(report: dict[str, Any]) -> dict[str, Any]:
+    """A report (as JSON) that tells nothing of any row: no examples and no observed values."""
+    results = [{k: v for k, v in r.items() if k not in ("examples", "observed_value")} for r in report["results"]]
+    return {**report, "results": results}
+
+
 def _normalise_expectation(position: int, expectation: Any) -> dict[str, Any]:
     if hasattr(expectation, "configuration"):
         expectation = expectation.configuration.to_json_dict()

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featurestore
-from featurestore import Feature, FeatureGroup, FeatureStore
+from featurestore import Feature, FeatureGroup, FeatureStore, statistics
 from featurestore.errors import Conflict, FeatureStoreError, InvalidData, InvalidTime, NotFound, SchemaMismatch
 from featurestore.schema import TIMESTAMP, to_frame
 from featurestore.times import Window
@@ -488,6 +488,26 @@ def test_g15_always_writes_and_keeps_the_report_with_the_commit(store):
     assert len(group.quarantine()) == 0
 
 
+def test_g15_the_report_is_in_the_commit_itself_without_values(store, monkeypatch):
+    """G15, G14: the writer dies right after the commit; its report is there all the same, and tells no row's values."""
+    group = cards_in(store, expectation_suite=POSITIVE, validation_ingestion_policy="ALWAYS", statistics_config=False)
+
+    def die(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as crash:
+        crash.setattr(store.catalog, "note", die)
+        with pytest.raises(KeyboardInterrupt):
+            group.insert(rows((2, 0, -12345.0)))
+    report = group.validation_reports()[1]
+    assert (report["success"], report["results"][0]["unexpected_count"]) == (False, 1)
+    assert "12345" not in str(report)
+    whole = group.insert(rows((3, 0, -7.0)))
+    again = group.insert(rows((3, 0, -7.0)))
+    assert again.version == whole.version
+    assert group.validation_reports()[whole.version]["results"][0]["examples"] == [-7.0]
+
+
 def test_g15_validate_tells_without_writing(store):
     group = cards_in(store, expectation_suite=POSITIVE)
     assert group.validate(rows((1, 0, -1.0)))["success"] is False
@@ -515,6 +535,30 @@ def test_g16_statistics_are_of_the_rows_a_commit_wrote_or_of_the_group_now(store
     assert figures(first) == (2, 0, 1.0, 3.0, 2.0)
     assert figures(second.version) == (1, 1, 5.0, 5.0, 5.0)
     assert figures(None) == (2, 1, 1.0, 5.0, 3.0)
+
+
+def test_g16_statistics_are_complete_for_every_dtype(store):
+    """G16: the same figures from the batch, from the files of the commit and of the whole group; floats and nulls."""
+    features = [Feature("id", "bigint"), *(Feature(f"a {d}", d) for d in EVERY_VALUE)]
+    columns = [pa.array([1, 2, 3], pa.int64())]
+    columns += [pa.array([v, None, v], f.type) for f, v in zip(features[1:], EVERY_VALUE.values(), strict=True)]
+    table = pa.Table.from_arrays(columns, names=[f.name for f in features])
+    found = []
+    for kept in (True, False):
+        group = store.get_or_create_feature_group(
+            f"every_{kept}".lower(), 1, primary_key=["id"], features=features, statistics_config=kept
+        )
+        commit = group.insert(table)
+        found += [group.get_statistics(commit), group.get_statistics()]
+    assert found == [statistics.summarise(table)] * 4
+    figures = found[0]
+    assert all((f["count"], f["null_count"]) == (2, 1) for name, f in figures.items() if name != "id")
+    assert {name[2:] for name, f in figures.items() if f["distinct_count"] is None} == {
+        "array<double>", "struct<lat:double,lon:double>",
+    }  # fmt: skip
+    numbers = ["tinyint", "smallint", "int", "bigint", "float", "double", "decimal(10,2)"]
+    wanted = ("min", "max", "mean", "std_dev", "percentiles", "histogram", "top_values")
+    assert all(figures[f"a {d}"][key] is not None for d in numbers for key in wanted)
 
 
 def test_g16_a_commit_without_rows_has_no_statistics(cards):
