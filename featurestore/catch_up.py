@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -9,8 +11,11 @@ from featurestore import delta
 from featurestore.delta import Commit, Snapshot
 from featurestore.engines import duckdb as engine
 from featurestore.errors import Conflict, NotReproducible, SchemaMismatch
-from featurestore.online import OnlineStore, OnlineTable
+from featurestore.online_table import OnlineTable
 from featurestore.schema import arrow_schema
+
+if TYPE_CHECKING:
+    from featurestore.online import OnlineStore
 
 _ATTEMPTS = 10
 _FIRST_BLOCK = 4

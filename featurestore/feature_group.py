@@ -25,7 +25,7 @@ from featurestore.forget import Erasure, Forgotten
 from featurestore.group_definition import GroupDefinition
 from featurestore.lineage import Lineage, of_group
 from featurestore.maintenance import Optimized, Vacuumed
-from featurestore.online import OnlineTable
+from featurestore.online_table import OnlineTable
 from featurestore.pins import pins_of
 from featurestore.point_in_time import Definition
 from featurestore.query import Column, Filter, GroupRef, Query

@@ -18,7 +18,6 @@ import pyarrow as pa
 
 from featurestore.errors import InvalidData, NotFound, SchemaMismatch
 from featurestore.on_demand import RequestFunctions
-from featurestore.online import OnlineTable, Part, Row
 from featurestore.point_in_time import Plan
 from featurestore.scalars import acceptor
 from featurestore.schema import to_frame
@@ -26,6 +25,8 @@ from featurestore.transformations import FittedTransformations
 
 if TYPE_CHECKING:
     from featurestore.feature_group import FeatureGroup
+    from featurestore.online_reader import Part
+    from featurestore.online_table import OnlineTable, Row
     from featurestore.store import FeatureStore
 
 ReturnType = Literal["list", "dict", "numpy", "pandas", "polars", "arrow"]

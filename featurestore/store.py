@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from featurestore import delta, offline, on_demand, transformations, validation
-from featurestore.catalog import Catalog
 from featurestore.engines import sql
 from featurestore.entities import spine_of
 from featurestore.errors import Conflict, SchemaMismatch
@@ -20,7 +19,6 @@ from featurestore.feature_group import FeatureGroup
 from featurestore.feature_view import FeatureView
 from featurestore.findings import Finding
 from featurestore.group_definition import GroupDefinition, Policy
-from featurestore.online import OnlineStore
 from featurestore.pins import pins_of
 from featurestore.point_in_time import Definition, Plan
 from featurestore.point_in_time import plan as plan_of
@@ -47,6 +45,10 @@ class FeatureStore:
     def __init__(self, settings: Settings, clock: Callable[[], datetime] | None = None) -> None:
         self.settings = settings
         self.clock = clock or (lambda: datetime.now(UTC))
+        # SQLAlchemy takes longer to import than everything else here: who only defines functions need not wait for it.
+        from featurestore.catalog import Catalog
+        from featurestore.online import OnlineStore
+
         self.catalog = Catalog(settings.resolved_catalog_url)
         self.online = OnlineStore(settings.resolved_online_url)
 

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 import featurestore.online
 from featurestore.errors import Conflict, FeatureStoreError, InvalidData, NotFound, SchemaMismatch
-from featurestore.online import OnlineStore, OnlineTable
+from featurestore.online import OnlineStore
+from featurestore.online_table import OnlineTable
 from featurestore.schema import TIMESTAMP, Feature
 
 SERVER = os.environ.get("TRIPTYCH_TEST_POSTGRES", "postgresql+psycopg://postgres@127.0.0.1:5432/test")
@@ -508,7 +509,8 @@ import sys
 from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 from featurestore.errors import Conflict
-from featurestore.online import OnlineStore, OnlineTable
+from featurestore.online import OnlineStore
+from featurestore.online_table import OnlineTable
 from featurestore.schema import Feature, TIMESTAMP
 
 url, who = sys.argv[1:]
