@@ -257,6 +257,18 @@ class Catalog:
         with self._transaction() as connection:
             return {r.version: r.manifest for r in connection.execute(wanted)}
 
+    def training_dataset(self, view_id: str, version: int) -> dict[str, Any] | None:
+        """The manifest of one training dataset; None when there is none."""
+        this = (_training.c.view_id == view_id) & (_training.c.version == version)
+        with self._transaction() as connection:
+            return connection.scalar(sa.select(_training.c.manifest).where(this))
+
+    def training_dataset_versions(self, view_id: str) -> Sequence[int]:
+        """The versions of a view's training datasets, ascending."""
+        wanted = sa.select(_training.c.version).where(_training.c.view_id == view_id).order_by(_training.c.version)
+        with self._transaction() as connection:
+            return list(connection.scalars(wanted))
+
     def all_training_datasets(self) -> Sequence[Registered]:
         """The training datasets of all views, by view and version."""
         with self._transaction() as connection:

@@ -226,27 +226,46 @@ class FeatureView:
 
     def training_data(
         self, *, start_time: TimeLike | None = None, end_time: TimeLike | None = None,
-        dataframe_type: DataFrameType = "pandas", **options: Unpack[RowOptions],
+        dataframe_type: DataFrameType = "pandas", primary_keys: bool = False, event_time: bool = False,
+        training_helper_columns: bool = False, **options: Unpack[RowOptions],
     ) -> tuple[Any, Any]:  # fmt: skip
-        """`X, y` of all labelled rows, registered as a new version; options as in `create_training_data`."""
-        made = self._training.create(Wanted(None, start_time, end_time, **options))
-        return self._training.frames(*made, splits=ALL, dataframe_type=dataframe_type)
+        """`X, y` of all labelled rows, registered as a new version without files.
+
+        Options are those of `create_training_data` and `get_training_data`.
+        """
+        return self._training.frames(
+            *self._training.create(Wanted(None, start_time, end_time, **options)), splits=ALL,
+            dataframe_type=dataframe_type, primary_keys=primary_keys, event_time=event_time,
+            training_helper_columns=training_helper_columns,
+        )  # fmt: skip
 
     def train_test_split(
-        self, test_size: float | None = None, *, dataframe_type: DataFrameType = "pandas",
-        **options: Unpack[SplitOptions],
+        self, test_size: float | None = None, *, dataframe_type: DataFrameType = "pandas", primary_keys: bool = False,
+        event_time: bool = False, training_helper_columns: bool = False, **options: Unpack[SplitOptions],
     ) -> tuple[Any, ...]:  # fmt: skip
-        """`X_train, X_test, y_train, y_test`, registered as a new version; options as in `create_train_test_split`."""
-        made = self._training.create(wanted_split(test_size, **options))
-        return self._training.frames(*made, splits=TWO, dataframe_type=dataframe_type)
+        """`X_train, X_test, y_train, y_test`, registered as a new version without files.
+
+        Options are those of `create_train_test_split` and `get_train_test_split`.
+        """
+        return self._training.frames(
+            *self._training.create(wanted_split(test_size, **options)), splits=TWO, dataframe_type=dataframe_type,
+            primary_keys=primary_keys, event_time=event_time, training_helper_columns=training_helper_columns,
+        )  # fmt: skip
 
     def train_validation_test_split(
         self, validation_size: float | None = None, test_size: float | None = None, *,
-        dataframe_type: DataFrameType = "pandas", **options: Unpack[SplitOptions],
+        dataframe_type: DataFrameType = "pandas", primary_keys: bool = False, event_time: bool = False,
+        training_helper_columns: bool = False, **options: Unpack[SplitOptions],
     ) -> tuple[Any, ...]:  # fmt: skip
-        """`X_train, X_val, X_test, y_train, y_val, y_test`, registered as a new version."""
-        made = self._training.create(wanted_split(test_size, validation_size, validation=True, **options))
-        return self._training.frames(*made, splits=THREE, dataframe_type=dataframe_type)
+        """`X_train, X_val, X_test, y_train, y_val, y_test`, registered as a new version without files.
+
+        Options are those of `create_train_validation_test_split` and `get_train_validation_test_split`.
+        """
+        return self._training.frames(
+            *self._training.create(wanted_split(test_size, validation_size, validation=True, **options)), splits=THREE,
+            dataframe_type=dataframe_type, primary_keys=primary_keys, event_time=event_time,
+            training_helper_columns=training_helper_columns,
+        )  # fmt: skip
 
     def get_training_data(self, version: int, **options: Unpack[FrameOptions]) -> tuple[Any, Any]:
         """`X, y` of a training dataset, the same bytes as when it was made.

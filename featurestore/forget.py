@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,8 +192,8 @@ class Erasure:
         self._erase_loose(Path(self._group.quarantine_location), [names])
         for view in self._store.get_feature_views():
             if self._group.ref in view.query.groups():
-                made = [d.version for d in view.training_datasets()]
-                training_files.sweep(self._training_folder(view.name, view.version), made)
+                registered = partial(self._store.catalog.training_dataset_versions, view.id)
+                training_files.sweep(self._training_folder(view.name, view.version), registered)
                 location = self._home / "logs" / f"{view.name}_{view.version}"
                 self._erase_loose(location, _key_names(view.plan(labels=True), self._group.ref, names))
 

@@ -57,10 +57,11 @@ class TrainingData:
     def all(self) -> list[TrainingDataset]:
         """All training datasets, oldest first."""
         found = self._store.catalog.training_datasets(self._view.id)
-        return [
-            TrainingDataset(self._view.name, self._view.version, v, m, partial(self._count_late, v))
-            for v, m in found.items()
-        ]
+        return [self._dataset(version, manifest) for version, manifest in found.items()]
+
+    def _dataset(self, version: int, manifest: Mapping[str, Any]) -> TrainingDataset:
+        view = self._view
+        return TrainingDataset(view.name, view.version, version, manifest, partial(self._count_late, version))
 
     def get(self, version: int) -> TrainingDataset:
         """One training dataset.
@@ -68,13 +69,14 @@ class TrainingData:
         Raises:
             NotFound: there is no such version.
         """
-        view, found = self._view, {d.version: d for d in self.all()}
-        if version not in found:
+        manifest = self._store.catalog.training_dataset(self._view.id, version)
+        if manifest is None:
+            there = self._store.catalog.training_dataset_versions(self._view.id)
             raise NotFound(
-                f"{view.name} version {view.version} has no training dataset {version} "
-                f"(versions: {', '.join(map(str, found)) or 'none yet'}). Make one with create_train_test_split(...)."
+                f"{self._view.name} version {self._view.version} has no training dataset {version} (versions: "
+                f"{', '.join(map(str, there)) or 'none yet'}). Make one with create_train_test_split(...)."
             )
-        return found[version]
+        return self._dataset(version, manifest)
 
     def newest(self) -> int:
         """The newest version.
@@ -82,13 +84,13 @@ class TrainingData:
         Raises:
             NotFound: there is none yet.
         """
-        found = self._store.catalog.training_datasets(self._view.id)
+        found = self._store.catalog.training_dataset_versions(self._view.id)
         if not found:
             raise NotFound(
                 f"{self._view.name} version {self._view.version} has no training dataset yet, so nothing was fitted. "
                 "Make one with create_train_test_split(...) first."
             )
-        return max(found)
+        return found[-1]
 
     def fitted(self, version: int) -> FittedTransformations:
         """The transformations as a training dataset's training rows fitted them."""
@@ -177,7 +179,8 @@ class TrainingData:
     @contextmanager
     def _writing(self, parts: Mapping[str, pa.Table], data_format: DataFormat) -> Iterator[Callable[[int], list[str]]]:
         """Write the splits' files; what is yielded moves them to a version's place and returns their names."""
-        with training_files.writing(self._folder, [d.version for d in self.all()]) as unfinished:
+        registered = partial(self._store.catalog.training_dataset_versions, self._view.id)
+        with training_files.writing(self._folder, registered) as unfinished:
             for name, part in parts.items():
                 training_files.write(part, unfinished / f"{name}.{data_format}", data_format)
 

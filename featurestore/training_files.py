@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
@@ -33,12 +33,13 @@ def check_format(data_format: str) -> None:
 
 
 @contextmanager
-def writing(folder: Path, registered: Collection[int]) -> Iterator[Path]:
+def writing(folder: Path, registered: Callable[[], Collection[int]]) -> Iterator[Path]:
     """A new, empty folder inside a view's folder, to be filled and then moved into place with `publish`.
 
     Args:
         folder: the view's.
-        registered: versions that the catalog knows; other folders are what dead processes left, and are removed.
+        registered: the versions that the catalog knows; other folders are what dead processes left, and are removed.
+            Called when no other process is between writing and registering.
     Raises:
         FeatureStoreError: the disk is full, or the folder cannot be written.
     """
@@ -62,22 +63,23 @@ def writing(folder: Path, registered: Collection[int]) -> Iterator[Path]:
         ) from error
 
 
-def sweep(folder: Path, registered: Collection[int]) -> None:
+def sweep(folder: Path, registered: Callable[[], Collection[int]]) -> None:
     """Remove what dead processes left in a view's folder; nothing happens while another process writes there."""
     if folder.is_dir():
         with open(folder / _LOCK, "w") as lock:
             _sweep(folder, registered, lock.fileno())
 
 
-def _sweep(folder: Path, registered: Collection[int], lock: int) -> None:
+def _sweep(folder: Path, registered: Callable[[], Collection[int]], lock: int) -> None:
     import fcntl
 
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return  # another process is writing; what is left over here can wait
+    known = {str(version) for version in registered()}
     for left in folder.iterdir():
-        if left.name.startswith(_UNFINISHED) or (left.name.isdigit() and int(left.name) not in registered):
+        if left.name.startswith(_UNFINISHED) or (left.name.isdigit() and left.name not in known):
             shutil.rmtree(left)
 
 

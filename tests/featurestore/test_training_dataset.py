@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,6 +63,7 @@ def frames(view: FeatureView, version: int) -> list[bytes]:
 
 
 def test_same_bytes_after_inserts_corrections_deletes_and_a_restart(fs: FeatureStore, view: FeatureView) -> None:
+    """V2: what a version was, it stays."""
     version, _ = view.create_train_test_split(0.3)
     bytes_before, hash_before = frames(view, version), view.training_dataset(version).content_hash
 
@@ -82,6 +87,7 @@ def test_same_bytes_after_inserts_corrections_deletes_and_a_restart(fs: FeatureS
 
 
 def test_the_same_data_give_the_same_hash_twice(view: FeatureView) -> None:
+    """V2, V4: the seed decides, and nothing else does."""
     first, _ = view.create_train_test_split(0.3)
     second, _ = view.create_train_test_split(0.3)
     other, _ = view.create_train_test_split(0.3, seed=1)
@@ -90,6 +96,7 @@ def test_the_same_data_give_the_same_hash_twice(view: FeatureView) -> None:
 
 
 def test_manifest_says_all_that_decides_the_bytes(fs: FeatureStore, view: FeatureView) -> None:
+    """V2: table ids and Delta versions, query, filters, split, seed, what was fitted, libraries, rows and hashes."""
     version, _ = view.create_train_test_split(0.3, description="first try", seed=7)
     dataset = view.training_dataset(version)
     manifest = dataset.manifest
@@ -107,6 +114,7 @@ def test_manifest_says_all_that_decides_the_bytes(fs: FeatureStore, view: Featur
 
 
 def test_versions_count_up_and_deleted_ones_are_gone(view: FeatureView) -> None:
+    """V2: every call makes an integer version."""
     assert [view.create_train_test_split(0.3)[0] for _ in range(3)] == [1, 2, 3]
     view.delete_training_dataset(2)
     assert [d.version for d in view.training_datasets()] == [1, 3]
@@ -116,6 +124,7 @@ def test_versions_count_up_and_deleted_ones_are_gone(view: FeatureView) -> None:
 
 
 def test_a_lost_data_file_is_not_reproducible(fs: FeatureStore, view: FeatureView) -> None:
+    """V2: what cannot be given back to the bit is an error, never something like it."""
     version, _ = view.create_train_test_split(0.3)
     for file in Path(fs.get_feature_group("features", 1).location.removeprefix("file://")).rglob("*.parquet"):
         file.unlink()
@@ -145,6 +154,38 @@ def test_hash_does_not_see_chunks_and_offsets(values: list[str | None], cut: int
 def test_hash_differs_when_values_differ(a: list[str | None], b: list[str | None]) -> None:
     first, second = (content_hash(pa.table({"x": pa.array(v, pa.string())})) for v in (a, b))
     assert (first == second) == (a == b)
+
+
+_of_type: dict[str, Any] = {
+    "int64": st.integers(-(2**63), 2**63 - 1), "double": st.floats(), "bool": st.booleans(),
+    "string": st.text(max_size=3), "binary": st.binary(max_size=3), "date32": st.dates(),
+    "timestamp": st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),
+    "decimal": st.decimals(-100, 100, places=2), "list": st.lists(st.integers(0, 9), max_size=2),
+}  # fmt: skip
+_arrow: dict[str, pa.DataType] = {
+    "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_(), "string": pa.string(), "binary": pa.binary(),
+    "date32": pa.date32(), "list": pa.list_(pa.int64()), "timestamp": pa.timestamp("us", "UTC"),
+    "decimal": pa.decimal128(9, 2),
+}  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(sorted(_of_type)), cuts=st.lists(st.integers(0, 6), max_size=3))
+def test_hash_of_every_type_sees_values_alone(data: st.DataObject, kind: str, cuts: list[int]) -> None:
+    """V2: whatever the chunks, offsets, and what lies in memory where a null is."""
+    values = data.draw(st.lists(st.one_of(st.none(), _of_type[kind]), max_size=6))
+    whole = pa.array(values, _arrow[kind])
+    edges = sorted({0, len(values), *(c for c in cuts if c < len(values))})
+    chunks = [whole.slice(a, b - a) for a, b in itertools.pairwise(edges)]
+    chunked = pa.chunked_array([*chunks, whole.slice(0, 0)], whole.type)
+    taken = pa.concat_arrays([whole, whole]).take(pa.array(range(len(values)), pa.int64()))
+    known = [v for v in values if v is not None]
+    masked = whole
+    if known:  # nulls over a value that is in memory
+        filled = pa.array([known[0] if v is None else v for v in values], whole.type)
+        masked = pc.if_else(pa.array([v is not None for v in values]), filled, pa.scalar(None, whole.type))
+    hashes = {content_hash(pa.table({"x": column})) for column in (whole, chunked, taken, masked)}
+    assert len(hashes) == 1
 
 
 def test_hash_sees_names_types_nulls_and_order() -> None:

@@ -7,7 +7,6 @@ import logging
 import math
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -341,63 +340,79 @@ def test_nothing_that_happens_to_the_groups_changes_a_training_dataset(fs: Featu
 # Death between any two steps
 
 _DIE = """
-import os, signal, sys, featurestore
-home, step = sys.argv[1], int(sys.argv[2])
-fs = featurestore.connect(home)
-view = fs.get_feature_view("view", 1)
-view.query.read()  # whatever is loaded on first use is loaded
-seen = 0
-def count(event, arguments):
-    global seen
-    if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "sqlite3.connect"):
-        seen += 1
-        if seen == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(count)
-if sys.argv[3] == "create":
-    view.create_train_test_split(0.3)
-elif sys.argv[3] == "recreate":
-    view.recreate_training_dataset(1)
-else:
-    view.delete_training_dataset(view.training_datasets()[-1].version)
-print(seen)
+import json, os, signal, sys
+import deltalake, duckdb, featurestore, pandas, pyarrow.parquet, sqlalchemy  # once, for all the processes to come
+from featurestore.training_dataset import content_hash
+home, what = sys.argv[1:]
+steps = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "sqlite3.connect")
+
+def process(work):
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(write, json.dumps(work(featurestore.connect(home).get_feature_view("view", 1))).encode())
+        os._exit(0)
+    os.close(write)
+    _, status = os.waitpid(child, 0)
+    assert status in (0, signal.SIGKILL), status
+    with os.fdopen(read) as answer:
+        return json.loads(answer.read() or "null")
+
+def dying(step):
+    def work(view):
+        view.query.read()
+        seen = 0
+        def count(event, arguments):
+            nonlocal seen
+            if event in steps:
+                seen += 1
+                if seen == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(count)
+        if what == "create":
+            view.create_train_test_split(0.3)
+        elif what == "recreate":
+            view.recreate_training_dataset(1)
+        else:
+            view.delete_training_dataset(view.training_datasets()[-1].version)
+        return seen
+    return work
+
+def found(view):
+    if not view.training_datasets():
+        view.create_train_test_split(0.3)
+    options = {"dataframe_type": "arrow", "primary_keys": True, "event_time": True}
+    versions = [d.version for d in view.training_datasets()]
+    return {v: [content_hash(f) for f in view.get_train_test_split(v, **options)] for v in versions}
+
+total = process(dying(0))
+print(json.dumps([total, process(found)]))
+for step in range(1, total + 1, max(1, total // 9)):
+    killed = process(dying(step)) is None
+    print(json.dumps([killed, process(found)]))
 """
-
-
-def die_at(home: Path, step: int, what: str) -> int | None:
-    """Steps taken when it ended by itself; None when it was killed."""
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(_DIE), str(home), str(step), what],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode in (0, -9), run.stderr
-    return int(run.stdout) if run.returncode == 0 else None
 
 
 @pytest.mark.parametrize("what", ["create", "recreate", "delete"])
 def test_a_process_killed_between_two_steps_leaves_a_whole_training_dataset_or_none(
     fs: FeatureStore, view: FeatureView, what: str
 ) -> None:
-    """V2, C3: registered versions verify (or are rebuilt from their pins), and what is left over is cleaned up."""
+    """V2, C3: registered versions give their bytes, from files or pins, and what is left over is cleaned up."""
     view.create_train_test_split(0.3)
     whole = hashes(view, 1)
-    total = die_at(fs.settings.home, 0, what)
-    assert total is not None
+    command = [sys.executable, "-c", _DIE, str(fs.settings.home), what]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    (total, before), *deaths = (json.loads(line) for line in run.stdout.splitlines())
     assert total > 3
-    step = 1
-    while step <= total:
-        if not view.training_datasets():
-            view.create_train_test_split(0.3)
-        known = {d.version for d in view.training_datasets()}
-        die_at(fs.settings.home, step, what)
-        after = {d.version for d in view.training_datasets()}
-        assert len(after ^ known) <= 1, f"killed at step {step}"
-        for version in after:
-            assert hashes(view, version) == whole, f"killed at step {step}"
-        step += max(1, total // 4)
-    folder = fs.settings.home / "training" / "view_1"
+    assert len(deaths) >= 4
+    assert all(killed for killed, _ in deaths)
+    for _, after in deaths:
+        assert all(found == whole for found in after.values())
+        assert len(after.keys() ^ before.keys()) <= (2 if what == "delete" else 1), "one came, or went and one was made"
+        before = after
     version = view.create_train_test_split(0.3)[0]
-    left = {p.name for p in folder.iterdir()} - {".writing"}
+    left = {p.name for p in (fs.settings.home / "training" / "view_1").iterdir()} - {".writing"}
     assert str(version) in left
     assert left <= {str(d.version) for d in view.training_datasets()}
 
@@ -419,3 +434,24 @@ def test_decimals_and_infinities_come_back_from_csv(fs: FeatureStore) -> None:
     x, _ = view.get_training_data(version, dataframe_type="arrow")
     assert math.copysign(1, x["x"][0].as_py()) == -1
     assert (x["x"][1].as_py(), x["price"].to_pylist()) == (math.inf, [Decimal("1.10"), None])
+
+
+_CREATE = """
+import sys, featurestore
+fs = featurestore.connect(sys.argv[1])
+view = fs.get_feature_view("view", 1)
+for _ in range(6):
+    print(view.create_train_test_split(0.3)[0])
+"""
+
+
+def test_processes_that_create_at_once_get_versions_of_their_own(fs: FeatureStore, view: FeatureView) -> None:
+    """C3, V2: nobody's version is taken, nobody's files are swept away as left over."""
+    command = [sys.executable, "-c", _CREATE, str(fs.settings.home)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    given = [int(line) for process in running for line in process.communicate()[0].split()]
+    assert sorted(given) == list(range(1, 19))
+    assert all(path.is_file() for version in given for path in files_of(view, version, fs))
+    assert {tuple(hashes(view, version)) for version in given} == {tuple(hashes(view, 1))}
+    names = {p.name for p in (fs.settings.home / "training" / "view_1").iterdir()}
+    assert names == {".writing", *map(str, given)}
