@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 
 class Commands(TyperGroup):
-    """Ends with one line, not with a traceback, when the store refuses."""
+    """Takes `--home` before and after the command; ends with one line, not with a traceback, when the store refuses."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options = args[: args.index("--")] if "--" in args else args
+        place = next((i for i, word in enumerate(options) if word == "--home" or word.startswith("--home=")), 0)
+        if ctx.parent is None and place:
+            end = place + (2 if args[place] == "--home" else 1)
+            args = [*args[place:end], *args[:place], *args[end:]]
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:

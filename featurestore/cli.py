@@ -44,7 +44,12 @@ app = typer.Typer(
     cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
-app.add_typer(training, name="training", help="Training sets as versions.", rich_help_panel="Training sets")
+app.add_typer(
+    training,
+    name="training",
+    help="List, show, verify, rebuild or delete training sets.",
+    rich_help_panel="Training sets",
+)
 
 
 @app.callback()
@@ -102,7 +107,9 @@ def show(
     view: IsView = False,
     json: Json = False,
 ) -> None:
-    """Show a group (schema, statistics, freshness, history) or a view (query, labels, training sets).
+    """Show one group or view: schema, statistics, freshness, history.
+
+    Of a view: its query, labels, features, transformations and training sets.
 
     Example: featurestore show transactions --version 1
     """
@@ -196,7 +203,7 @@ def _show_view(view: FeatureView, *, json: bool) -> None:
 
 @app.command(rich_help_panel="Look")
 def history(ctx: typer.Context, name: Group, version: Version = None, json: Json = False) -> None:
-    """List every commit of a group, newest first: when, what, how many rows, by whom.
+    """List the commits of a group, newest first.
 
     Example: featurestore history transactions
     """
@@ -234,7 +241,7 @@ def stats(
     commit: Annotated[int | None, typer.Option(help="Of the rows that this Delta version wrote.", min=0)] = None,
     json: Json = False,
 ) -> None:
-    """Show column statistics, of the whole group or of one commit.
+    """Show column statistics, of a group or of one commit.
 
     Example: featurestore stats transactions --commit 3
     """
@@ -252,7 +259,9 @@ def sql(
     limit: Limit = 50,
     json: Json = False,
 ) -> None:
-    """Run one SELECT over the groups: each is a table by its name, or with a version, such as transactions_1.
+    """Run one SELECT over the groups.
+
+    Each is a table by its name, or with its version: transactions, transactions_1.
 
     Example: featurestore sql "SELECT count(*) FROM transactions"
     """
@@ -266,7 +275,9 @@ def search(
     words: Annotated[list[str], typer.Argument(help="All of them must be there.", show_default=False)],
     json: Json = False,
 ) -> None:
-    """Find groups, views and features by words in their names, tags and descriptions.
+    """Find groups, views and features by words.
+
+    All words must be in the name, the tags or the description.
 
     Example: featurestore search amount week
     """
@@ -280,7 +291,7 @@ def search(
 
 @app.command(rich_help_panel="Look")
 def quarantine(ctx: typer.Context, name: Group, version: Version = None, limit: Limit = 20, json: Json = False) -> None:
-    """Show the rows that the rules of a group rejected, with the rule and the time.
+    """Show the rows that the rules of a group rejected.
 
     Example: featurestore quarantine transactions
     """
@@ -295,7 +306,7 @@ def quarantine(ctx: typer.Context, name: Group, version: Version = None, limit: 
 
 @app.command(rich_help_panel="Look")
 def lineage(ctx: typer.Context, name: Name, version: Version = None, view: IsView = False, json: Json = False) -> None:
-    """Show what a view is made of and gives, or which views and training sets read a group.
+    """Show what a view is made of, or what is made of a group.
 
     Example: featurestore lineage transactions
     """
@@ -320,7 +331,9 @@ def explain(
     version: Version = None,
     json: Json = False,
 ) -> None:
-    """Explain a row of a view, feature by feature: from which row of which commit, or why there is none.
+    """Explain where the values of one row come from.
+
+    For each feature: the row that was chosen and the commit that wrote it, or why there is none.
 
     Example: featurestore explain customers customer_id=1 --time 2021-01-16
     """
@@ -352,7 +365,9 @@ def insert(
     version: Version = None,
     json: Json = False,
 ) -> None:
-    """Insert the rows of a file into a group: new rows are added, changed ones updated.
+    """Insert the rows of a file into a group.
+
+    New rows are added, rows that differ are updated, the same rows change nothing.
 
     Example: featurestore insert transactions --file day.parquet --window 2026-01-01 2026-01-02
     """
@@ -382,7 +397,9 @@ def drift(
     view: IsView = False,
     json: Json = False,
 ) -> None:
-    """Compare the rows of two commits of a group, or two training sets of a view, column by column.
+    """Compare two commits of a group, or two training sets.
+
+    By the statistics of their columns; of training sets, those of the training split.
 
     Example: featurestore drift transactions 1 2
     """
@@ -409,7 +426,9 @@ def leakage(
     version: Version = None,
     json: Json = False,
 ) -> None:
-    """Look for what training rows know and a prediction will not; exit code 1 when an error is found.
+    """Look for what a prediction will not know.
+
+    The exit code is 1 when an error is found.
 
     Example: featurestore leakage customers --training 1
     """
@@ -427,7 +446,9 @@ def skew(
     version: Version = None,
     json: Json = False,
 ) -> None:
-    """Compare online vectors with offline rows, to the bit; exit code 1 when some differ.
+    """Compare online vectors with offline rows, to the bit.
+
+    The exit code is 1 when some differ.
 
     Example: featurestore skew customers --sample 1000
     """
@@ -440,7 +461,9 @@ def doctor(
     deep: Annotated[bool, typer.Option("--deep", help="Also build every training set again and compare.")] = False,
     json: Json = False,
 ) -> None:
-    """Look for missing files, damaged logs, lagging online rows and more; exit code 1 when an error is found.
+    """Look for what is damaged, lagging or left behind.
+
+    The exit code is 1 when an error is found.
 
     Example: featurestore doctor --deep
     """
@@ -466,7 +489,7 @@ def _show_findings(findings: Sequence[Finding], *, json: bool) -> None:
 
 @app.command(rich_help_panel="Keep in order")
 def optimize(ctx: typer.Context, name: GroupOrAll = None, version: Version = None, json: Json = False) -> None:
-    """Put small files together, so that reads open few of them; rows and history stay as they are.
+    """Put small files together; no row changes.
 
     Example: featurestore optimize transactions
     """
@@ -490,7 +513,9 @@ def vacuum(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     json: Json = False,
 ) -> None:
-    """Remove files that no current, recent or pinned version needs; show what is pinned and by whom.
+    """Remove old files; show what is pinned and by whom.
+
+    A file stays while a version needs it that is current, recent, or pinned by a training set or view.
 
     Example: featurestore vacuum transactions --dry-run
     """
@@ -525,7 +550,9 @@ def forget(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Erase all that the store holds of some keys, for good: rows, old versions, copies in training sets.
+    """Erase all that the store holds of some keys, for good.
+
+    Rows, files of old versions, online rows, quarantine, logs, and training sets made of them.
 
     Example: featurestore forget transactions customer_id=7
     """

@@ -31,7 +31,9 @@ def show_training_sets(found: list[records.Record]) -> None:
 
 @training.command("list")
 def training_list(ctx: typer.Context, view: View, version: Version = None, json: Json = False) -> None:
-    """List the training sets of a view: rows, hash, and the Delta versions they pin.
+    """List the training sets of a view.
+
+    With rows, hash, and the Delta versions they pin.
 
     Example: featurestore training list customers
     """
@@ -43,7 +45,9 @@ def training_list(ctx: typer.Context, view: View, version: Version = None, json:
 def training_show(
     ctx: typer.Context, view: View, training_set: Training, version: Version = None, json: Json = False
 ) -> None:
-    """Show one training set: its splits, what it pins and how it was made. JSON gives the whole manifest.
+    """Show one training set: its splits, pins and how it was made.
+
+    JSON gives the whole manifest.
 
     Example: featurestore training show customers 1
     """
@@ -75,7 +79,9 @@ def training_verify(
     version: Version = None,
     json: Json = False,
 ) -> None:
-    """Build training sets again from what they pin and compare the bytes; exit code 1 when one differs.
+    """Build training sets again and compare the bytes.
+
+    The exit code is 1 when one differs or cannot be built.
 
     Example: featurestore training verify customers 1
     """
@@ -108,7 +114,9 @@ def _verified(view: FeatureView, number: int) -> records.Record:
 def training_stats(
     ctx: typer.Context, view: View, training_set: Training, version: Version = None, json: Json = False
 ) -> None:
-    """Show column statistics of each split of a training set, raw and as the model sees it.
+    """Show column statistics of each split.
+
+    Raw, and transformed as the model sees it.
 
     Example: featurestore training stats customers 1
     """
@@ -126,7 +134,7 @@ def training_stats(
 def training_rebuild(
     ctx: typer.Context, view: View, training_set: Training, version: Version = None, json: Json = False
 ) -> None:
-    """Write the files of a training set again from what it pins, and say where they are.
+    """Write the files of a training set again from its pins.
 
     Example: featurestore training rebuild customers 1
     """

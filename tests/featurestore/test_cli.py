@@ -166,6 +166,17 @@ def test_a_home_without_a_store_is_an_error_and_stays_as_it_was(tmp_path: Path) 
     assert not (tmp_path / "slip").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["--home", "HOME", "list"], ["--home=HOME", "list"], ["list", "--home", "HOME"],
+     ["list", "--views", "--home=HOME"],
+     ["training", "list", "--home", "HOME", "customers"]],
+)  # fmt: skip
+def test_the_home_is_named_before_or_after_the_command(demo: Path, arguments: Sequence[str]) -> None:
+    shown = CliRunner().invoke(app, [word.replace("HOME", str(demo)) for word in arguments])
+    assert (shown.exit_code, shown.stderr) == (0, "")
+
+
 def test_list_shows_groups_views_or_both(run: Run) -> None:
     both = run("list", "--json").json
     assert [g["name"] for g in both["feature_groups"]] == ["labels", "transactions"]
