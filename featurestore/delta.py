@@ -10,25 +10,26 @@ from __future__ import annotations
 import json
 import random
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from featurestore import data_files, delta_log
+from featurestore import data_files, delta_log, rewriting
 from featurestore.engines import duckdb as engine
+from featurestore.engines.sql import COMMITTED_AT as COMMITTED_AT
 from featurestore.engines.staging import Staged
 from featurestore.errors import Conflict, FeatureStoreError, InvalidTime, NotFound, NotReproducible
+from featurestore.rewriting import ColumnsMissing as ColumnsMissing
 from featurestore.schema import TIMESTAMP
+from featurestore.snapshots import Commit as Commit
+from featurestore.snapshots import DataFile as DataFile
+from featurestore.snapshots import Snapshot as Snapshot
 from featurestore.times import Window, from_micros, is_version, parse_time, to_micros
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
     from featurestore.settings import Settings
 
-COMMITTED_AT = "__committed_at"
-"""Hidden column: when the row's present values were committed (UTC)."""
 CHANGE = "__change"
 """Column of `changes`: "insert", "update" or "delete"."""
 
@@ -52,88 +51,6 @@ _KEEP = {
     "delta.logRetentionDuration": "interval 5000 weeks",
     "delta.deletedFileRetentionDuration": "interval 5000 weeks",
 }
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """One Parquet file of a snapshot and the range of the ordering column in it (None: unknown).
-
-    `bounds` has, of keys, event time and commit time, the lowest and highest value that the file may hold.
-    """
-
-    path: str
-    rows: int
-    low: Any
-    high: Any
-    bounds: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A Delta table at one version: all that reading it needs."""
-
-    location: str
-    table_id: str
-    version: int
-    order: str
-    files: tuple[DataFile, ...]
-    watermark: datetime | None
-
-    @property
-    def rows(self) -> int:
-        """Rows at this version."""
-        return sum(f.rows for f in self.files)
-
-    def between(self, low: Any = None, high: Any = None) -> list[str]:
-        """Paths of the files that may hold a value of the ordering column in `[low, high]`."""
-        return [
-            f.path
-            for f in self.files
-            if f.rows and not (low is not None and f.high is not None and f.high < low)
-            and not (high is not None and f.low is not None and f.low > high)
-        ]  # fmt: skip
-
-    def committed_at(self, moment: datetime) -> list[str]:
-        """Paths of the files that may hold rows committed at that time."""
-        return [f.path for f in self.touching({COMMITTED_AT: (moment, moment)})]
-
-    def touching(self, ranges: Mapping[str, tuple[Any, Any]]) -> list[DataFile]:
-        """The files that may hold a row with every column named in `ranges` within its lowest and highest value."""
-
-        def may_hold(file: DataFile) -> bool:
-            shared = ((file.bounds[name], ranges[name]) for name in ranges if name in file.bounds)
-            return all(low <= high_wanted and low_wanted <= high for (low, high), (low_wanted, high_wanted) in shared)
-
-        return [f for f in self.files if f.rows and may_hold(f)]
-
-
-@dataclass(frozen=True)
-class Commit:
-    """What one write did. `rows_written` counts what is new or different, so repeating a write gives 0.
-
-    `version` is the Delta version that holds the result, also when nothing had to be written. `statistics_id` is the
-    version under which `get_statistics` keeps the statistics of the rows written; None when none were kept. `report` is
-    what the rules said of the batch, without values; None without rules.
-    """
-
-    version: int
-    time: datetime
-    operation: str
-    rows_inserted: int = 0
-    rows_updated: int = 0
-    rows_deleted: int = 0
-    rows_unchanged: int = 0
-    rows_deduplicated: int = 0
-    window: Window | None = None
-    who: str = ""
-    statistics_id: int | None = None
-    id: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False, repr=False)
-    report: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def rows_written(self) -> int:
-        """Rows inserted and updated."""
-        return self.rows_inserted + self.rows_updated
 
 
 @contextmanager
@@ -494,7 +411,7 @@ def upsert(
 
     def attempt(table: DeltaTable, now: datetime) -> Written:
         before = _snapshot(table, location, order)
-        changes = _changes(before, rows, identity)
+        changes = rewriting.compared(before, rows, identity)
         commit = Commit(
             version=before.version + 1, time=now, operation="upsert", rows_inserted=changes.inserted,
             rows_updated=changes.updated, rows_unchanged=rows.num_rows - changes.inserted - changes.updated,
@@ -502,7 +419,7 @@ def upsert(
         )  # fmt: skip
         if not commit.rows_written and (window is None or window in _windows(location, before)):
             return Written(_unwritten(commit, before), changes.rows)
-        portions = _rewritten(before, changes, now, _schema(table), identity)
+        portions = rewriting.portions(before, changes, now, _schema(table), identity)
         _commit(table, before, commit, removed=changes.touched, portions=portions)
         return Written(commit, changes.rows)
 
@@ -524,12 +441,12 @@ def overwrite(
         )  # fmt: skip
         is_known = window is None or window in _windows(location, before)
         if is_known and rows.num_rows == before.rows and not missing_files(f.path for f in before.files):
-            changes = _changes(before, rows, identity)
+            changes = rewriting.compared(before, rows, identity)
             if not changes.inserted + changes.updated:
                 same = replace(commit, rows_inserted=0, rows_deleted=0, rows_unchanged=rows.num_rows)
                 return Written(_unwritten(same, before), changes.rows)
-        everything = _changes(replace(before, files=()), rows, identity)
-        portions = _rewritten(before, everything, now, _schema(table), identity)
+        everything = rewriting.compared(replace(before, files=()), rows, identity)
+        portions = rewriting.portions(before, everything, now, _schema(table), identity)
         _commit(table, before, commit, removed=before.files, portions=portions)
         return Written(commit, everything.rows)
 
@@ -545,7 +462,7 @@ def delete(
         before = _snapshot(table, location, order)
         schema = _schema(table)
         touched, kept, deleted = [], [], 0
-        for file in before.touching(_ranges(keys)) if keys.num_rows else ():
+        for file in before.touching(rewriting.ranges(keys)) if keys.num_rows else ():
             left = engine.rows_without(data_files.read(file.path, schema), keys)
             if left.num_rows < file.rows:
                 touched.append(file)
@@ -587,133 +504,6 @@ def _swap(location: str, attempt: Callable[[DeltaTable, datetime], _Result], clo
     )
 
 
-@dataclass(frozen=True)
-class _Changes:
-    """How many rows are new or differ from what is stored, and the files that hold what they replace.
-
-    `rows` are those rows in order, and `places` says for each of them which file holds its old values (null: none).
-    """
-
-    inserted: int
-    updated: int
-    touched: Sequence[DataFile]
-    rows: pa.Table | None = None
-    places: pa.ChunkedArray | None = None
-    staged: Staged | None = None
-
-
-def _changes(before: Snapshot, rows: pa.Table | Staged, identity: Sequence[str]) -> _Changes:
-    """A batch that no stored file can hold a row of is not compared."""
-    if isinstance(rows, Staged):
-        files = {f.path: f for f in before.touching(rows.bounds())} if rows.num_rows and before.files else {}
-        difference = rows.compare(list(files))
-        touched = [files[p] for p in difference.touched]
-        return _Changes(difference.inserted, difference.updated, touched, staged=rows)
-    ranges = _ranges(rows.select(list(identity))) if rows.num_rows else {}
-    files = {f.path: f for f in before.touching(ranges)} if rows.num_rows else {}
-    if not files:
-        return _Changes(rows.num_rows, 0, (), rows)
-    low, high = _range(rows, before.order)
-    found = engine.compare(list(files), rows, identity=identity, order=before.order, low=low, high=high)
-    is_written = pc.not_equal(found["status"], "same")
-    places = found["place"].filter(is_written)
-    touched = [files[p] for p in sorted(places.drop_null().unique().to_pylist())]
-    inserted = places.null_count
-    return _Changes(inserted, len(places) - inserted, touched, rows.filter(is_written), places)
-
-
-def _rewritten(
-    before: Snapshot, changes: _Changes, now: datetime, schema: pa.Schema, identity: Sequence[str]
-) -> Iterator[Iterable[pa.Table]]:
-    """The rows of the new files, in portions: the touched files once more with their share, then the rows left over.
-
-    New rows join a touched file whose range they fall into. What is newer than everything stored keeps apart from what
-    is late, so that the newest file goes on covering a range of its own.
-    """
-    newest = max((f.high for f in before.files if f.high is not None), default=None)
-    if changes.rows is None:
-        yield from _rewritten_from_stage(before, changes, now, schema, newest)
-        return
-    rows = _stamped(changes.rows, now, schema)
-    order, left = rows.column(before.order), np.ones(rows.num_rows, dtype=bool)
-    for file in changes.touched:
-        is_here = pc.fill_null(pc.equal(changes.places, file.path), False)
-        if file.low is not None and file.high is not None:
-            is_new = pc.is_null(changes.places)
-            is_inside = pc.and_(pc.greater_equal(order, file.low), pc.less_equal(order, file.high))
-            is_here = pc.or_(is_here, pc.and_(is_new, is_inside))
-        mine = is_here.to_numpy() & left
-        left &= ~mine
-        both = pa.concat_tables([data_files.read(file.path, schema), rows.filter(pa.array(mine))])
-        yield [data_files.in_order(both, before.order, identity)]
-    rest = rows if left.all() else rows.filter(pa.array(left))
-    late = 0 if newest is None else pc.sum(pc.less_equal(rest.column(before.order), newest)).as_py() or 0
-    yield from ([rest.slice(0, late)], [rest.slice(late)])
-
-
-def _rewritten_from_stage(
-    before: Snapshot, changes: _Changes, now: datetime, schema: pa.Schema, newest: Any
-) -> Iterator[Iterable[pa.Table]]:
-    staged = changes.staged
-    if staged is None:
-        return
-    _check_columns([*staged.schema.names, COMMITTED_AT], schema)
-    cuts = [(f.low, pc.less) for f in changes.touched if f.low is not None]
-    cuts += [(high, pc.less_equal) for high in (*(f.high for f in changes.touched), newest) if high is not None]
-    batches = staged.rows(schema, stamp={COMMITTED_AT: now}, touched=[f.path for f in changes.touched])
-    pieces = (piece for batch in batches for piece in _pieces(batch, before.order, cuts))
-    for _, portion in groupby(pieces, key=lambda piece: piece[0]):
-        yield (rows for _, rows in portion)
-
-
-def _pieces(rows: pa.Table, order: str, cuts: Sequence[tuple[Any, Any]]) -> Iterator[tuple[int, pa.Table]]:
-    """Rows in order in pieces, each with the number of cuts before it; a cut is a value and who lies before it."""
-    ends = [pc.sum(lies_before(rows.column(order), value)).as_py() or 0 for value, lies_before in cuts]
-    for start, end in pairwise(sorted({0, rows.num_rows, *ends})):
-        yield sum(e <= start for e in ends), rows.slice(start, end - start)
-
-
-def _ranges(rows: pa.Table) -> dict[str, tuple[Any, Any]]:
-    """The lowest and highest value of each column; booleans have none in Delta's log."""
-    return {name: _range(rows, name) for name in rows.column_names if not pa.types.is_boolean(rows[name].type)}
-
-
-def _range(rows: pa.Table, column: str) -> tuple[Any, Any]:
-    bounds = pc.min_max(rows.column(column)).as_py()
-    return bounds["min"], bounds["max"]
-
-
-def _stamped(rows: pa.Table, now: datetime, schema: pa.Schema) -> pa.Table:
-    """The rows with their commit time, as the table's schema has them.
-
-    Raises:
-        Conflict: the table has other columns by now.
-    """
-    columns = dict(zip(rows.column_names, rows.columns, strict=True))
-    columns[COMMITTED_AT] = pa.repeat(pa.scalar(now, TIMESTAMP), rows.num_rows)
-    _check_columns(columns, schema)
-    return pa.Table.from_arrays([columns[f.name] for f in schema], schema=schema)
-
-
-class ColumnsMissing(Conflict):
-    """The table lacks columns of the rows: who was to add them was interrupted."""
-
-
-def _check_columns(names: Iterable[str], schema: pa.Schema) -> None:
-    if missing := {*names} - {*schema.names}:
-        raise ColumnsMissing(f"The table lacks the columns {sorted(missing)}. Append these features again, then retry.")
-    if {*names} != {*schema.names}:
-        raise Conflict(
-            f"The table has the columns {schema.names} by now, the rows {sorted(names)}. Nothing was written: get the "
-            "feature group again and retry."
-        )
-
-
-def _identity(schema: pa.Schema) -> list[str]:
-    """Keys and event time: the columns that are never null, but for the hidden one."""
-    return [f.name for f in schema if not f.nullable and f.name != COMMITTED_AT]
-
-
 class _Overtaken(Exception):
     """Another writer committed the version first."""
 
@@ -744,7 +534,7 @@ def _commit(
 
 
 def _write(table: DeltaTable, before: Snapshot, batches: Iterable[pa.Table]) -> list[data_files.NewFile]:
-    indexed = [*_identity(_schema(table)), COMMITTED_AT]
+    indexed = [*rewriting.identity_of(_schema(table)), COMMITTED_AT]
     partition_by = table.metadata().partition_columns
     return data_files.write(before.location, batches, order=before.order, indexed=indexed, partition_by=partition_by)
 
