@@ -172,6 +172,7 @@ class Erasure:
             if (told := _without_values(report)) != report:
                 catalog.note(self._group.id, version, "validation", told)
                 self.report.reports.append(version)
+        self.report.reports = sorted(set(self.report.reports))
 
     def remove_files(self) -> None:
         """Remove the files of older versions, and of crashed writers, that hold such rows."""

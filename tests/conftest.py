@@ -36,6 +36,27 @@ def prefect_api() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    """A schema of its own in a real PostgreSQL; without one at TRIPTYCH_TEST_POSTGRES the test is skipped."""
+    import uuid
+
+    sa = pytest.importorskip("sqlalchemy")
+    pytest.importorskip("psycopg", reason="PostgreSQL tests need psycopg: pip install triptych[postgres]")
+    server = os.environ.get("TRIPTYCH_TEST_POSTGRES", "postgresql+psycopg://postgres@127.0.0.1:5432/test")
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 3})
+    schema = f"triptych_test_{uuid.uuid4().hex}"
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
+    except sa.exc.OperationalError as error:
+        pytest.skip(f"no PostgreSQL answers at {server}: {error.orig}")
+    yield f"{server}?options=-csearch_path%3D{schema}"
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
+    engine.dispose()
+
+
 class Stack(NamedTuple):
     """A real server and worker with everything in prefect.yaml deployed, and a client of that server."""
 

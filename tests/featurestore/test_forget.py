@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from deltalake import DeltaTable
 
 import featurestore
@@ -87,9 +88,9 @@ def traces(home: Path) -> list[str]:
     return found
 
 
-def filled(home: Path) -> FeatureStore:
+def filled(home: Path, **settings: str) -> FeatureStore:
     """A store that holds the canary in every place a key can get to."""
-    store = featurestore.connect(home)
+    store = featurestore.connect(home, **settings)
     people = people_in(store)
     people.insert(rows(CANARY, OTHER, ("eve", T0, "Eve", 1.0)))
     people.insert(rows(OTHER, ("dan", AT + HOUR, "Dan", 3.0)))
@@ -157,6 +158,26 @@ def test_g14_what_was_not_forgotten_stays_whole(tmp_path):
     assert people.read_changes(people.delta_version - 1)["person"].tolist() == ["ann"]
     with pytest.raises(NotReproducible, match="forget"):
         people.read(as_of=1)
+    store.close()
+
+
+def test_g14_on_postgresql_no_table_holds_the_key_or_its_values(tmp_path, postgres_url):
+    """G14: the catalog and the online store in a database server."""
+    store = filled(tmp_path, catalog_url=postgres_url, online_url=postgres_url)
+    engine = sa.create_engine(postgres_url)
+
+    def rows_of_all_tables() -> str:
+        with engine.connect() as connection:
+            tables = sa.inspect(connection).get_table_names()
+            return repr([connection.exec_driver_sql(f'SELECT * FROM "{t}"').fetchall() for t in tables])
+
+    assert "987654321" in rows_of_all_tables()
+    for name in ("people", "strict"):
+        store.get_feature_group(name, 1).forget(keys(KEY))
+    assert traces(tmp_path) == []
+    told = rows_of_all_tables()
+    assert not [word for word in (KEY, NAME, "987654321") if word in told]
+    engine.dispose()
     store.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 import featurestore
 from featurestore import Feature, FeatureGroup, FeatureStore, data_files, delta, maintenance
+from featurestore.catalog import Catalog
 from featurestore.errors import InvalidTime, NotReproducible
 from featurestore.schema import TIMESTAMP
 from featurestore.training_dataset import content_hash
@@ -135,6 +137,30 @@ def test_v3_a_training_dataset_whose_files_went_before_it_was_registered_is_not(
     with pytest.raises(NotReproducible):
         store.catalog.add_training_dataset(view.id, manifest, check=check)
     assert view.training_datasets() == []
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_v3_no_training_dataset_is_registered_while_files_go(tmp_path, request, database):
+    """V3, C3: whoever registers one waits for the vacuum to end, and then sees what it took."""
+    url = request.getfixturevalue("postgres_url") if database == "postgresql" else f"sqlite:///{tmp_path / 'c.db'}"
+    catalog, other = Catalog(url), Catalog(url)
+    view = catalog.add("feature view", "view", 1, {})
+    order: list[str] = []
+
+    def register() -> None:
+        other.add_training_dataset(view, {}, check=lambda: order.append("registered"))
+
+    thread = threading.Thread(target=register)
+    with catalog.no_new_training_datasets() as known:
+        assert known == []
+        thread.start()
+        thread.join(0.3)
+        order.append("vacuumed")
+    thread.join(20)
+    assert order == ["vacuumed", "registered"]
+    assert [str(d) for d in catalog.all_training_datasets()] == ["view v1, training dataset 1"]
+    catalog.close()
+    other.close()
 
 
 def test_v3_a_view_that_reads_as_of_a_version_pins_it(store, cards):
