@@ -45,6 +45,7 @@ _WATERMARK = "triptych.watermark"
 _CLOCK = "triptych.clock"
 _OWNER = "triptych.owner"
 _ATTEMPTS = 30
+_STEADY_ATTEMPTS = 10
 _Result = TypeVar("_Result")
 # Nothing expires by age: which files may go is decided by the pins of training datasets, in one place (vacuum).
 _KEEP = {
@@ -144,10 +145,14 @@ def snapshot(location: str, order: str, version: int | None = None) -> Snapshot:
         NotFound: no table there, or it has no such version.
         NotReproducible: a version was asked for whose files are gone.
     """
-    found = _snapshot(_open(location, version), location, order)
+    found = _snapshot_at(location, order, version)
     if version is not None:
         check_there(location, version, [f.path for f in found.files])
     return found
+
+
+def _snapshot_at(location: str, order: str, version: int | None) -> Snapshot:
+    return _steady(lambda: _snapshot(_open(location, version), location, order))
 
 
 def check_there(location: str, version: int, paths: Sequence[str]) -> None:
@@ -165,7 +170,30 @@ def check_there(location: str, version: int, paths: Sequence[str]) -> None:
         )
 
 
+def _steady(read: Callable[[], _Result]) -> _Result:
+    """What reading the log gives; read again where it looks damaged because `forget` just replaced a checkpoint."""
+    from deltalake.exceptions import DeltaError
+
+    attempts = _STEADY_ATTEMPTS
+    while True:
+        try:
+            return read()
+        except (DeltaError, FeatureStoreError) as error:
+            attempts -= 1
+            if not attempts or not _is_unsteady(error):
+                raise
+            time.sleep(0.02)
+
+
+def _is_unsteady(error: Exception) -> bool:
+    return any(word in str(error) for word in (".checkpoint.parquet", "Parquet error"))
+
+
 def _open(location: str, version: int | None = None) -> DeltaTable:
+    return _steady(lambda: _open_once(location, version))
+
+
+def _open_once(location: str, version: int | None) -> DeltaTable:
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
@@ -296,8 +324,8 @@ def changes(location: str, since: int, until: int, *, identity: Sequence[str], o
     since, until = _settled(location, since, until)
     table = _open(location, until)
     schema = _schema(table)
-    before = {f.path for f in _snapshot(_open(location, since), location, order).files}
-    after = {f.path for f in _snapshot(table, location, order).files}
+    before = {f.path for f in _snapshot_at(location, order, since).files}
+    after = {f.path for f in _snapshot_at(location, order, until).files}
     old, new = sorted(before - after), sorted(after - before)
     check_there(location, since, old)
     check_there(location, until, new)
@@ -489,11 +517,16 @@ def _next_time(table: DeltaTable, now: datetime) -> datetime:
 
 
 def _swap(location: str, attempt: Callable[[DeltaTable, datetime], _Result], clock: Callable[[], datetime]) -> _Result:
+    from deltalake.exceptions import DeltaError
+
     for round_ in range(_ATTEMPTS):
         table = _open(location)
         with _translated(location):
             try:
                 return attempt(table, _next_time(table, clock()))
+            except DeltaError as error:
+                if round_ >= _STEADY_ATTEMPTS or not _is_unsteady(error):
+                    raise
             except NotReproducible:  # a file went while it was read: replaced by another writer and vacuumed, or lost
                 if _open(location).version() == table.version():
                     raise
@@ -700,7 +733,7 @@ def column_names(location: str, version: int | None = None) -> list[str]:
 
 def partitions(location: str, version: int | None = None) -> dict[str, tuple[Any, ...]]:
     """The values of the partition columns of each data file of a version (newest by default), by path."""
-    actions = pa.table(_open(location, version).get_add_actions(flatten=True))
+    actions = _steady(lambda: pa.table(_open(location, version).get_add_actions(flatten=True)))
     columns = [n for n in actions.column_names if n.startswith("partition.")]
     paths = [f"{location.rstrip('/')}/{unquote(path)}" for path in actions["path"].to_pylist()]
     return dict(zip(paths, _lists(actions, columns), strict=True))

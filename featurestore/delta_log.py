@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from featurestore.errors import FeatureStoreError, NotReproducible
 
 FOLDER = "_delta_log"
@@ -128,15 +131,42 @@ def clean(location: str, newest: int) -> None:
     naming the removed files, so that older versions are known to be gone; the table's history stays.
     """
     folder, root = Path(location) / FOLDER, Path(location)
-    for file in folder.iterdir():
-        is_old = file.name.split(".")[0].isdigit() and int(file.name.split(".")[0]) < newest
-        # Summaries of entries that readers can do without.
-        if (is_old and ".checkpoint" in file.name) or file.name.endswith((".compacted.json", ".crc")):
-            file.unlink()
+    for file in sorted(folder.iterdir()):
+        # Removing old checkpoints would be simpler, but another process may be about to read one.
+        if ".checkpoint." in file.name and file.suffix == ".parquet":
+            _clean_checkpoint(file, root)
+        elif file.name.endswith((".compacted.json", ".crc")):
+            file.unlink()  # summaries that readers can do without
     for version, file in entry_files(location).items():
         actions = read_actions(file)
         if version <= newest and (cleaned := [_cleaned(action, root) for action in actions]) != actions:
-            _replace(file, "\n".join(json.dumps(action, separators=(",", ":")) for action in cleaned))
+            text = "\n".join(json.dumps(action, separators=(",", ":")) for action in cleaned)
+            _replace(file, text.encode())
+
+
+def _clean_checkpoint(file: Path, root: Path) -> None:
+    from pyarrow import parquet
+
+    table = parquet.read_table(file)
+    cleaned = table
+    for kind in ("add", "remove"):
+        place = table.schema.get_field_index(kind)
+        if place >= 0 and table.schema.field(place).type.get_field_index("stats") >= 0:
+            column = _without_statistics(table.column(place).combine_chunks(), root)
+            cleaned = cleaned.set_column(place, table.schema.field(place), column)
+    if not cleaned.equals(table):
+        written = pa.BufferOutputStream()
+        parquet.write_table(cleaned, written)
+        _replace(file, written.getvalue().to_pybytes())
+
+
+def _without_statistics(actions: pa.StructArray, root: Path) -> pa.StructArray:
+    """The actions, without what they tell of files that are gone."""
+    fields = list(actions.type)
+    columns = {field.name: actions.field(place) for place, field in enumerate(fields)}
+    gone = [path is not None and not (root / unquote(path)).exists() for path in columns["path"].to_pylist()]
+    columns["stats"] = pc.if_else(pa.array(gone, pa.bool_()), pa.scalar(None, pa.string()), columns["stats"])
+    return pa.StructArray.from_arrays(list(columns.values()), fields=fields, mask=actions.is_null())
 
 
 def _cleaned(action: dict[str, Any], root: Path) -> dict[str, Any]:
@@ -150,12 +180,12 @@ def _cleaned(action: dict[str, Any], root: Path) -> dict[str, Any]:
     return {kind: content}
 
 
-def _replace(file: Path, text: str) -> None:
+def _replace(file: Path, content: bytes) -> None:
     """Give a file another content in one move; its time, by which other tools look for versions, stays."""
     known = file.stat()
     new = file.with_name(f"_{file.name}.tmp")
-    with new.open("w", encoding="utf-8") as opened:
-        opened.write(text)
+    with new.open("wb") as opened:
+        opened.write(content)
         opened.flush()
         os.fsync(opened.fileno())
     os.utime(new, ns=(known.st_atime_ns, known.st_mtime_ns))

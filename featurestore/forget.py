@@ -7,6 +7,7 @@ removed last, every step can be done twice, and a note in the catalog says until
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from featurestore import delta, delta_log, training_files
 from featurestore.catch_up import catch_up
 from featurestore.engines import duckdb as engine
 from featurestore.engines import staging
+from featurestore.errors import NotReproducible
 from featurestore.pins import Registered
 from featurestore.point_in_time import Plan
 from featurestore.query import GroupRef
@@ -74,6 +76,9 @@ class Forgotten:
             "and categories of the transformations stay with those training datasets as long as models need them: "
             "train anew, then delete_training_dataset."
         )
+
+
+_ATTEMPTS = 20
 
 
 class Erasure:
@@ -247,7 +252,19 @@ class Erasure:
 
     def _found(self, columns: list[str]) -> pa.Table:
         """Distinct values of some columns over the rows of the keys, in all files that the newest version lacks."""
-        return engine.where_found([str(f) for f in _old_files(self._root) if _is_whole(f)], self._keys, columns)
+        return _search(self._root, self._keys, columns)
+
+
+def _search(root: Path, keys: pa.Table, columns: list[str]) -> pa.Table:
+    """Distinct values of some columns over the rows with one of the keys, in files that the newest version lacks."""
+    attempts = _ATTEMPTS
+    while True:
+        try:
+            return engine.where_found([str(f) for f in _old_files(root) if _is_whole(f)], keys, columns)
+        except (FileNotFoundError, NotReproducible):  # a writer that lost a race removed what it had written
+            attempts -= 1
+            if not attempts:
+                raise
 
 
 def _old_files(root: Path) -> list[Path]:
@@ -274,16 +291,15 @@ def _remove_holders(root: Path, keys: pa.Table, names: list[str]) -> list[str]:
     A file of a writer that has not committed yet holds none of the keys: what it began with had them, and then it lost
     the race against their deletion, or it began later. One that is cut off and older than the deletion lost as well.
     """
-    old = _old_files(root)
-    whole = [str(f) for f in old if _is_whole(f)]
-    holders = set(engine.where_found(whole, keys.rename_columns(names), ["filename"])["filename"].to_pylist())
     last = max(p.stat().st_mtime for p in delta_log.entry_files(str(root)).values())
-    removed = []
-    for file in old:
-        if str(file) in holders or (str(file) not in whole and file.stat().st_mtime < last):
-            file.unlink(missing_ok=True)
-            removed.append(file.name)
-    return removed
+    doomed = {Path(f) for f in _search(root, keys.rename_columns(names), ["filename"])["filename"].to_pylist()}
+    for file in _old_files(root):
+        with suppress(FileNotFoundError):
+            if not _is_whole(file) and file.stat().st_mtime < last:
+                doomed.add(file)
+    for file in doomed:
+        file.unlink(missing_ok=True)
+    return sorted(file.name for file in doomed)
 
 
 def _key_names(plan: Plan, ref: GroupRef, keys: list[str]) -> list[list[str]]:

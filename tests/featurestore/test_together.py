@@ -1,4 +1,4 @@
-"""Real processes that insert, compact, vacuum and train at once on one home."""
+"""Real processes that insert, compact, vacuum, train and forget at once on one home."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ else:
         "compact": group.optimize,
         "vacuum": lambda: group.vacuum(timedelta(seconds=0.5)).files,
         "train": view.create_training_data,
+        "forget": lambda: group.forget(pa.table({"card": [9000 + told["done"] - told["conflicts"]]})),
     }[role]
     while not stop.exists() and told["done"] < 15:
         result = once(work)
@@ -72,8 +73,8 @@ print(json.dumps(told), flush=True)
 """
 
 
-def test_c3_inserting_compacting_vacuuming_and_training_at_once_loses_nothing(tmp_path):
-    """C3, V2, V3, G10: only Conflicts appear; every row is there, online too, and every training dataset verifies."""
+def test_c3_inserting_compacting_vacuuming_training_and_forgetting_at_once_loses_nothing(tmp_path):
+    """C3, V2, V3, G10, G14: only Conflicts appear; every row is there, online too; training datasets verify."""
     store = featurestore.connect(tmp_path)
     group = store.get_or_create_feature_group(
         "cards", 1, primary_key=["card"], event_time="t", online_enabled=True, statistics_config=False,
@@ -83,7 +84,8 @@ def test_c3_inserting_compacting_vacuuming_and_training_at_once_loses_nothing(tm
     hour = datetime(2026, 1, 1, tzinfo=UTC)
     for n in range(6):
         group.insert(pa.table({"card": [0, 1], "t": pa.array([hour] * 2, TIMESTAMP), "amount": [float(n)] * 2}))
-    roles = ["1", "2", "compact", "vacuum", "train"]
+    group.insert(pa.table({"card": range(9000, 9020), "t": pa.array([hour] * 20, TIMESTAMP), "amount": [0.0] * 20}))
+    roles = ["1", "2", "compact", "vacuum", "train", "forget"]
     workers = {role: start(tmp_path, role) for role in roles}
     try:
         for worker in workers.values():
@@ -104,17 +106,21 @@ def test_c3_inserting_compacting_vacuuming_and_training_at_once_loses_nothing(tm
     own = {
         1000 * me + round_ * 5 + i: float(round_) for me in (1, 2) for round_ in range(1, ROUNDS + 1) for i in range(5)
     }
-    assert {card: amount for card, amount in rows.items() if card > 1} == own
+    assert {card: amount for card, amount in rows.items() if 1 < card < 9000} == own
+    forgotten = told["forget"]["done"] - told["forget"]["conflicts"]
+    assert forgotten > 0
+    assert {card for card in rows if card >= 9000} == {9000, *range(9001 + forgotten, 9020)}
     assert rows[0] == rows[1] in (1000.0 + ROUNDS, 2000.0 + ROUNDS)
     assert all(group.get_online({"card": card}, ["amount"]) == {"amount": amount} for card, amount in rows.items())
     assert [c.version for c in group.history()] == list(range(group.delta_version + 1))
     assert told["vacuum"]["removed"] >= 5  # at least what was there before the others began
     assert len(view.training_datasets()) > 0
-    for dataset in view.training_datasets():
-        view.verify_training_dataset(dataset.version)
+    live = [d.version for d in view.training_datasets() if "not_reproducible_since" not in d.manifest]
+    for version in live:
+        view.verify_training_dataset(version)
     group.vacuum(timedelta(0))
-    for dataset in view.training_datasets():
-        view.verify_training_dataset(dataset.version)
+    for version in live:
+        view.verify_training_dataset(version)
     assert not [f for f in store.check(deep=True) if f.severity != "info"]
     store.close()
 
