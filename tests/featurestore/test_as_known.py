@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from featurestore import FeatureGroup, FeatureStore, NotReproducible, connect
+from featurestore import Feature, FeatureGroup, FeatureStore, NotReproducible, connect
+
+START = datetime(2021, 1, 1, tzinfo=UTC)
 
 
 class Clock:
@@ -95,3 +100,64 @@ def test_files_that_are_gone_are_named_when_they_matter(fs: FeatureStore, clock:
     with pytest.raises(NotReproducible, match=r"known of values_v1.*vacuum"):
         known(labels, group)
     assert known(labels, group, start_time="2021-01-05") == [11] * 5
+
+
+_hours = st.integers(0, 12)
+_rows = st.dictionaries(st.tuples(st.integers(1, 2), _hours), st.integers(-9, 9), max_size=5)
+_commits = st.lists(
+    st.one_of(
+        st.tuples(st.just("insert"), _rows),
+        st.tuples(st.just("overwrite"), _rows),
+        st.tuples(st.just("remove"), st.lists(st.tuples(st.integers(1, 2), _hours), min_size=1, max_size=3)),
+        st.tuples(st.just("optimize"), st.none()),
+    ),
+    max_size=7,
+)
+
+
+def _frame(keys: Iterable[tuple[int, int]], x: Iterable[int] | None = None) -> pd.DataFrame:
+    frame = pd.DataFrame([(k, START + timedelta(hours=h)) for k, h in keys], columns=["k", "at"])
+    frame = frame.astype({"k": "int64", "at": "datetime64[us, UTC]"})
+    return frame if x is None else frame.assign(x=pd.Series(list(x), dtype="int64"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(commits=_commits, spine=st.lists(st.tuples(st.integers(1, 3), _hours), max_size=8))
+def test_a_group_as_known_equals_the_state_of_each_moment(
+    commits: list[tuple[str, Any]], spine: list[tuple[int, int]]
+) -> None:
+    """J9: after any inserts, corrections, deletions, overwrites and compactions, against a dictionary per commit."""
+    now = [START - timedelta(hours=1)]
+    with TemporaryDirectory() as home:
+        fs = connect(home, clock=lambda: now[0])
+        features = [Feature("k", "bigint"), Feature("at", "timestamp"), Feature("x", "bigint")]
+        group = fs.get_or_create_feature_group("values", 1, primary_key=["k"], event_time="at", features=features)
+        state: dict[tuple[int, int], int] = {}
+        past = [(now[0], state)]
+        for number, (what, rows) in enumerate(commits):
+            now[0] = START + timedelta(hours=2 * number)
+            if what == "insert":
+                group.insert(_frame(rows, rows.values()))
+                state = {**state, **rows}
+            elif what == "overwrite":
+                group.insert(_frame(rows, rows.values()), overwrite=True)
+                state = dict(rows)
+            elif what == "remove":
+                group.remove_rows(_frame(rows))
+                state = {key: x for key, x in state.items() if key not in rows}
+            else:
+                group.optimize()
+            past.append((now[0], state))
+        expected = []
+        for key, hour in spine:
+            then = [s for at, s in past if at <= START + timedelta(hours=hour)][-1]
+            newest = max((h for k, h in then if k == key and h <= hour), default=None)
+            expected.append(None if newest is None else then[key, newest])
+        frame = pd.DataFrame({"key": [k for k, _ in spine]}).astype("int64")
+        frame["at"] = pd.to_datetime([START + timedelta(hours=h) for _, h in spine], utc=True).astype(
+            "datetime64[us, UTC]"
+        )
+        query = group.select(["x"])
+        found = fs.training_frame(frame.rename(columns={"key": "k"}), query, as_known=True, dataframe_type="arrow")
+        fs.close()
+    assert found.column("x").to_pylist() == expected
