@@ -75,6 +75,18 @@ def test_late_corrected_and_deleted_rows_count_only_while_they_were_known(fs: Fe
     assert known(labels, group, start_time="2021-01-06") == [30, 21, 21, 21]
 
 
+def test_a_row_deleted_and_inserted_again_was_absent_between(fs: FeatureStore, clock: Clock) -> None:
+    """J9: days 4 and 5 fall back to the older row."""
+    group = fs.get_or_create_feature_group("values", 1, primary_key=["k"], event_time="day")
+    clock.day(1)
+    group.insert(pd.DataFrame({"k": 1, "day": days(1, 2), "x": [10, 20]}))
+    clock.day(4)
+    group.remove_rows(pd.DataFrame({"k": [1], "day": days(2)}))
+    clock.day(6)
+    group.insert(pd.DataFrame({"k": 1, "day": days(2), "x": [22]}))
+    assert known(daily_labels(fs), group) == [10, 20, 20, 10, 10, 22, 22, 22, 22]
+
+
 def test_group_without_time_is_the_one_then_stored(fs: FeatureStore, clock: Clock) -> None:
     """J9: by key alone, the row that was stored at the label's time."""
     group = fs.get_or_create_feature_group("people", 1, primary_key=["k"])
