@@ -152,6 +152,7 @@ def test_a_view_found_again_reads_the_same(fs: FeatureStore, view: FeatureView) 
 
 
 def test_all_features_come_before_all_labels(view: FeatureView) -> None:
+    """V1: X_train, X_val, X_test, y_train, y_val, y_test; X and y share the index."""
     version, job = view.create_train_validation_test_split(
         train_start="2021-01-01", train_end="2021-01-11", validation_start="2021-01-11", validation_end="2021-01-21",
         test_start="2021-01-21", test_end="2021-01-31",
@@ -168,6 +169,7 @@ def test_all_features_come_before_all_labels(view: FeatureView) -> None:
 
 
 def test_a_view_without_labels_gives_none(fs: FeatureStore, view: FeatureView) -> None:
+    """V1: no label: y is None."""
     plain = fs.create_feature_view("plain", query=view.query)
     x_train, x_test, y_train, y_test = plain.train_test_split(**TIMES)
     assert (y_train, y_test) == (None, None)
@@ -186,6 +188,7 @@ def test_get_asks_for_the_splits_that_were_made(view: FeatureView) -> None:
 
 
 def test_extra_filter_restricts_the_training_rows(fs: FeatureStore, view: FeatureView) -> None:
+    """V2: the filter is part of the manifest."""
     orders = fs.get_feature_group("orders", 1)
     version, _ = view.create_training_data(extra_filter=orders["customer"] == 1)
     x, _ = view.get_training_data(version, primary_keys=True)
@@ -204,6 +207,7 @@ def test_a_view_of_a_filtered_query_is_stored_and_read_again(fs: FeatureStore, v
 
 
 def test_time_split_is_half_open_and_embargo_drops_the_rows_before_the_boundary(view: FeatureView) -> None:
+    """V5: rows at and before the boundary."""
     version, _ = view.create_train_test_split(**TIMES, embargo=timedelta(days=2))
     x_train, x_test, _, _ = view.get_train_test_split(version, primary_keys=True, event_time=True)
     assert x_train["id"].tolist() == list(range(1, 19)), "19 and 20 January are within two days of the 21st"
@@ -227,6 +231,7 @@ def _sides(view: FeatureView, **options: Any) -> dict[int, str]:
 
 
 def test_rows_never_change_sides_when_data_grow(fs: FeatureStore, tmp_path: Path) -> None:
+    """V4: nor in another home."""
     insert_orders(fs, 1, 20)
     insert_spending(fs)
     before = _sides(fraud_view(fs))
@@ -266,6 +271,7 @@ def test_seed_decides_the_sides(view: FeatureView) -> None:
 def test_splits_that_cannot_be_are_value_errors_and_leave_no_version(
     view: FeatureView, options: dict[str, Any]
 ) -> None:
+    """V4: sizes, windows and empty splits."""
     with pytest.raises((InvalidData, InvalidTime)) as caught:
         view.create_train_test_split(**options)
     assert isinstance(caught.value, ValueError)
@@ -283,6 +289,7 @@ def test_sizes_that_leave_no_training_rows_are_refused(view: FeatureView) -> Non
 
 
 def test_changing_test_rows_changes_no_fitted_number(fs: FeatureStore, view: FeatureView) -> None:
+    """V6: model-dependent transformations learn from the training split alone."""
     first, _ = view.create_train_test_split(**TIMES)
     insert_orders(fs, 21, 30, factor=1000.0)
     second, _ = view.create_train_test_split(**TIMES)
@@ -293,6 +300,7 @@ def test_changing_test_rows_changes_no_fitted_number(fs: FeatureStore, view: Fea
 
 
 def test_scaler_is_fitted_on_the_training_rows(view: FeatureView) -> None:
+    """V6: their mean is 0, that of the test rows is not."""
     version, _ = view.create_train_test_split(**TIMES)
     x_train, x_test, _, _ = view.get_train_test_split(version)
     assert x_train["amount"].mean() == pytest.approx(0)
@@ -305,6 +313,7 @@ def test_scaler_is_fitted_on_the_training_rows(view: FeatureView) -> None:
 
 
 def test_batch_data_has_the_columns_order_and_dtypes_of_training(view: FeatureView) -> None:
+    """V8: without labels."""
     version, _ = view.create_train_test_split(**TIMES)
     x_train, x_test, _, _ = view.get_train_test_split(version)
     view.init_batch_scoring(version)

@@ -37,6 +37,7 @@ def by_time(split, table):
 
 
 def test_windows_are_half_open():
+    """V5: a row at the boundary is on the later side."""
     split = TimeSplit(day(0), day(2), day(2), day(3), day(3), day(4))
     assert by_time(split, rows([0, 1, 2, 3, 4, -1])) == {"train": [0, 1], "validation": [2], "test": [3]}
 
@@ -60,6 +61,7 @@ def test_rows_keep_their_order_and_rows_without_a_time_are_in_no_split():
 
 
 def test_the_embargo_drops_the_training_rows_before_the_boundary_only():
+    """V5: rows of [boundary - embargo, boundary) are in no split."""
     split = TimeSplit(train_end=day(4), validation_end=day(6), embargo=2 * DAY)
     # boundary 4, embargo 2: training keeps what is before day 2; validation keeps its last days
     assert by_time(split, rows([0, 1, 2, 3, 4, 5, 6])) == {"train": [0, 1], "validation": [4, 5], "test": [6]}
@@ -71,6 +73,7 @@ def test_a_gap_as_long_as_the_embargo_is_embargo_enough():
 
 
 def test_an_entity_belongs_to_the_latest_split_it_appears_in():
+    """V5: every key on one side; the earlier split gives way."""
     card = pa.array(["a", "b", "a", "c", None, None])
     split = TimeSplit(train_end=day(2), entity="card")
     # a and the null key appear in the test, so their training rows go; b stays; c is in the test alone
@@ -90,6 +93,7 @@ def test_dates_are_midnight():
 )  # fmt: skip
 @settings(max_examples=200, deadline=None)
 def test_time_splits_are_disjoint_in_their_bounds_and_keep_entities_apart(days, first, second, embargo, by_card, cards):
+    """V5: whatever the times, windows, embargo and entities."""
     table = rows(days, card=pa.array(cards[: len(days)]))
     split = TimeSplit(
         train_end=day(first),
@@ -134,6 +138,7 @@ def test_time_splits_are_disjoint_in_their_bounds_and_keep_entities_apart(days, 
     ],
 )
 def test_time_splits_that_cannot_be_meant_say_what_to_do(arguments, words):
+    """V4: overlapping and empty windows are ValueErrors with the next step."""
     with pytest.raises(ValueError) as caught:
         TimeSplit(**arguments)
     assert isinstance(caught.value, InvalidTime)
@@ -141,6 +146,7 @@ def test_time_splits_that_cannot_be_meant_say_what_to_do(arguments, words):
 
 
 def test_an_empty_split_says_which_times_the_data_hold():
+    """V4: the message says where the rows are."""
     with pytest.raises(
         InvalidTime, match=r"test split \[2026-01-10.*from 2026-01-01 .* to 2026-01-03.*Move test_start"
     ):
@@ -171,6 +177,7 @@ def sides(split, table, **arguments):
 
 
 def test_every_row_is_in_exactly_one_split_in_order():
+    """V4: no row is lost and none is on two sides."""
     table = pa.table({"id": range(1000)})
     found = assign(RandomSplit(0.2, validation_size=0.3), table, primary_key=["id"])
     assert list(found) == ["train", "validation", "test"]
@@ -183,6 +190,7 @@ def test_every_row_is_in_exactly_one_split_in_order():
     "key", [range(50_000), [f"tx-{i}" for i in range(50_000)], [i * 86_400e6 for i in range(50_000)]]
 )
 def test_sizes_are_approximately_what_was_asked_for(test_size, key):
+    """V4: sizes are approximate, and near."""
     found = assign(RandomSplit(test_size), pa.table({"id": key}), primary_key=["id"])
     deviation = math.sqrt(50_000 * test_size * (1 - test_size))
     assert abs(len(found["test"]) - 50_000 * test_size) < 5 * deviation
@@ -195,6 +203,7 @@ def test_sizes_are_approximately_what_was_asked_for(test_size, key):
 )
 @settings(max_examples=60, deadline=None)
 def test_a_row_never_changes_sides_when_rows_are_added_or_reordered(ids, random, seed):
+    """V4: the side depends on seed and row key alone."""
     split = RandomSplit(0.4, seed=seed)
     ids = list(ids)
     before = sides(split, pa.table({"id": ids[:50]}))
@@ -223,6 +232,7 @@ def test_seeds_and_event_times_draw_anew():
 
 
 def test_an_entity_stays_on_one_side():
+    """V5: also of a random split."""
     table = pa.table({"id": range(300), "card": [i % 50 for i in range(300)]})
     drawn = sides(RandomSplit(0.5, entity="card"), table)
     assert all(drawn[i] == drawn[i + 50 * k] for i in range(50) for k in range(6))
@@ -244,6 +254,7 @@ def test_an_entity_stays_on_one_side():
     ],
 )
 def test_sizes_that_cannot_be_meant_say_what_to_do(arguments, words):
+    """V4: sizes outside (0, 1) or summing to 1 or more."""
     with pytest.raises(ValueError, match=words) as caught:
         RandomSplit(**arguments)
     assert isinstance(caught.value, InvalidData)

@@ -202,6 +202,7 @@ def test_no_function_ever_returns_nan(function):
 @given(st.lists(st.none() | floats, max_size=30), st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
 def test_the_order_of_training_rows_changes_no_fitted_bit(values, random):
+    """V6: sums are exact, so the order of rows is nowhere in them."""
     shuffled = list(values)
     random.shuffle(shuffled)
     for function in [min_max_scaler, standard_scaler, robust_scaler, quantile_transformer, impute_mean, label_encoder]:
@@ -209,6 +210,7 @@ def test_the_order_of_training_rows_changes_no_fitted_bit(values, random):
 
 
 def test_other_rows_change_nothing_and_the_plan_keeps_nothing():
+    """V6: fitted on what it is given, and on nothing else."""
     plan = parse({"x": standard_scaler}, [Feature("x", "double")])
     train = pa.table({"x": [1.0, 3.0]})
     before = plan.fit(train).state
@@ -248,16 +250,19 @@ def test_the_mean_and_deviation_of_extreme_values_do_not_overflow():
 
 
 def test_min_max_scaler_by_hand():
+    """V7: min_max_scaler."""
     # min 10, max 20: (12.5 - 10) / 10 = 0.25; outside the training range outside [0, 1]
     assert apply_one(min_max_scaler, [10, None, 20, INF], [12.5, 30, None, INF]) == [0.25, 2.0, None, INF]
 
 
 def test_standard_scaler_uses_the_population_deviation():
+    """V7: standard_scaler."""
     # mean 3, deviations -2 and 2: population std 2 (a sample's would be 2.83)
     assert apply_one(standard_scaler, [1.0, 5.0], [1.0, 3.0, 7.0]) == [-1.0, 0.0, 2.0]
 
 
 def test_robust_scaler_by_hand():
+    """V7: robust_scaler."""
     # 0 10 20 30 40: q1 10, median 20, q3 30
     assert apply_one(robust_scaler, [0, 10, 20, 30, 40], [20, 50, None]) == [0.0, 1.5, None]
 
@@ -267,11 +272,13 @@ def test_robust_scaler_only_centres_where_the_quartiles_are_equal():
 
 
 def test_log_transform_gives_null_where_there_is_no_logarithm():
+    """V7: log_transform."""
     assert apply_one(log_transform, [1.0], [math.e, 1.0, 0.0, -1.0, None, INF]) == [1.0, 0.0, None, None, None, INF]
     assert apply_one(log_transform(offset=1), [1.0], [0.0, math.e - 1, -1.0]) == [0.0, 1.0, None]
 
 
 def test_winsorize_clips_to_percentiles():
+    """V7: winsorize."""
     # 0..100: percentile p is p
     train = list(range(101))
     assert apply_one(winsorize(p_low=1, p_high=99), train, [-5, 50, 1000, -INF, INF, None]) == [1, 50, 99, 1, 99, None]
@@ -279,6 +286,7 @@ def test_winsorize_clips_to_percentiles():
 
 
 def test_quantile_transformer_interpolates_between_percentiles():
+    """V7: quantile_transformer."""
     # two values: percentile p is p
     assert apply_one(quantile_transformer, [0, 100], [-1, 0, 25.5, 50, 100, 200]) == [0, 0, 0.255, 0.5, 1, 1]
 
@@ -289,28 +297,33 @@ def test_quantile_transformer_puts_equal_percentiles_in_the_middle_of_their_plac
 
 
 def test_rank_normalizer_counts_percentiles():
+    """V7: rank_normalizer."""
     assert apply_one(rank_normalizer, [0, 100], [-1, 0, 1, 50.5, 99, 100, INF]) == [0, 0, 0.01, 0.5, 0.99, 1, 1]
 
 
 def test_equal_width_binner_gives_an_edge_to_the_lower_bin():
+    """V7: equal_width_binner."""
     # 0..10 in five bins: edges 2 4 6 8
     got = apply_one(equal_width_binner(n_bins=5), [0, 10], [-9, 0, 2, 2.5, 8, 8.5, 99, None, INF, -INF])
     assert got == [0, 0, 0, 1, 3, 4, 4, None, 4, 0]
 
 
 def test_equal_frequency_binner_cuts_at_quantiles():
+    """V7: equal_frequency_binner."""
     # 0 1 2 3 4: quartiles 1 2 3
     assert apply_one(equal_frequency_binner, [0, 1, 2, 3, 4], [0, 1, 1.5, 2.5, 3.5, None]) == [0, 0, 1, 2, 3, None]
     assert apply_one(equal_frequency_binner(n_bins=2), [0, 1, 2], [0.5, 1.5]) == [0, 1]
 
 
 def test_quantile_binner_merges_equal_edges():
+    """V7: quantile_binner."""
     # 0 0 0 0 8: quartiles 0 0 0, one edge
     assert apply_one(quantile_binner, [0, 0, 0, 0, 8], [0, 8]) == [0, 1]
     assert apply_one(quantile_binner(quantiles=[0.5]), [0, 2], [1, 1.5]) == [0, 1]
 
 
 def test_label_encoder_sorts_and_marks_the_unseen():
+    """V7: label_encoder; unseen is -1, null stays null."""
     assert apply_one(label_encoder, ["pear", "apple", None, "apple"], ["apple", "pear", "fig", None], "string") == [
         0, 1, -1, None,
     ]  # fmt: skip
@@ -318,6 +331,7 @@ def test_label_encoder_sorts_and_marks_the_unseen():
 
 
 def test_one_hot_columns_are_booleans_named_by_value_in_order():
+    """V7: one_hot_encoder; null and unseen are all false."""
     fitted = fit_one(one_hot_encoder, ["b", "a", None], "string", "city")
     result = fitted.transform(pa.table({"city": ["a", "b", "new", None]}))
     assert result.schema == pa.schema([("city_a", pa.bool_()), ("city_b", pa.bool_())])
@@ -336,12 +350,14 @@ def test_one_hot_refuses_a_key_like_column():
 
 
 def test_top_k_keeps_the_most_frequent_and_the_smallest_of_equals():
+    """V7: top_k_categorical_binner."""
     train = ["c", "c", "b", "a", None]
     got = apply_one(top_k_categorical_binner(top_n=2, other_label="rest"), train, ["c", "a", "b", "z", None], "string")
     assert got == ["c", "a", "rest", "rest", None]
 
 
 def test_imputers_by_hand():
+    """V7: impute_mean, impute_median, impute_constant, impute_category and impute_mode."""
     assert apply_one(impute_mean, [1, 2, 6, None], [None, 5], "bigint") == [3.0, 5.0]
     assert apply_one(impute_median, [1, 2, 9, 100], [None, 0.5]) == [5.5, 0.5]
     assert apply_one(impute_mean, [1, INF, 3], [None, -INF]) == [2.0, -INF]
@@ -353,10 +369,12 @@ def test_imputers_by_hand():
 
 @pytest.mark.parametrize("function", NUMERIC[:3] + NUMERIC[8:14], ids=repr)
 def test_a_constant_column_gives_zero(function):
+    """V7: a constant column is 0."""
     assert apply_one(function, [7.0, None, 7.0], [7.0, 8.0, -1.0, None]) == [0, 0, 0, None]
 
 
 def test_a_constant_column_is_in_the_middle_of_its_quantiles():
+    """V7: of quantile_transformer 0.5."""
     assert apply_one(quantile_transformer, [7.0, 7.0], [7.0, 8.0, None]) == [0.5, 0.5, None]
 
 
@@ -378,6 +396,7 @@ def test_whole_numbers_beyond_doubles_round_alike():
 
 
 def test_all_eighteen_are_there_and_say_what_they_do():
+    """V7: the built-ins of the contract, by name."""
     assert len(BUILT_INS) == 18
     assert all(function.description and get(name) is function for name, function in BUILT_INS.items())
 
@@ -403,6 +422,7 @@ def test_all_eighteen_are_there_and_say_what_they_do():
     ],
 )
 def test_bad_parameters_are_refused_with_what_was_expected(call, words):
+    """V7: parameters by keyword."""
     with pytest.raises(ValueError) as caught:
         call()
     assert isinstance(caught.value, SchemaMismatch)
@@ -440,6 +460,7 @@ def table_of(**columns):
 
 
 def test_a_chain_runs_in_its_order_and_each_function_learns_from_the_one_before():
+    """V7: chains as a list."""
     # median of 1 and 3 fills 2: min 1, max 3
     fitted = fit_one([impute_median, min_max_scaler], [1.0, None, 3.0])
     assert fitted.compile(["x"])([None]) == [0.5]
@@ -455,6 +476,7 @@ def test_a_list_of_bound_functions_is_the_same_as_a_dict():
 
 
 def test_a_function_reads_what_another_one_made_of_its_input():
+    """V7: in dependency order."""
     fitted = parse({"ratio": ratio, "mean": plus_one}, COLUMNS[:2]).fit(table_of(amount=[1.0], mean=[1.0]))
     assert [step.output for step in fitted.plan.steps] == ["mean", "ratio"]
     assert fitted.output_names == ["amount", "ratio"]
@@ -469,6 +491,7 @@ def test_a_new_name_keeps_the_raw_column_and_stands_behind_it():
 
 
 def test_a_circle_is_refused_by_name():
+    """V7: a cycle is an error."""
     with pytest.raises(SchemaMismatch, match="'amount' needs 'mean' needs 'amount'"):
         parse({"amount": plus_one("mean"), "mean": plus_one("amount")}, COLUMNS)
 
@@ -700,6 +723,7 @@ def test_a_function_that_changed_in_the_module_is_refused():
 
 
 def test_a_scalar_function_of_several_columns_in_a_list_is_a_column_of_its_own_name():
+    """V7: @udf over values."""
     fitted = parse([ratio], COLUMNS[:2]).fit(table_of(amount=[1.0], mean=[1.0]))
     assert fitted.output_names == ["amount", "ratio"]  # mean is dropped
     assert fitted.transform(table_of(amount=[6.0, None], mean=[3.0, 1.0])).column("ratio").to_pylist() == [2.0, None]
@@ -714,6 +738,7 @@ def test_a_function_bound_to_other_columns_and_parameters():
 
 
 def test_several_results_become_numbered_columns_in_place():
+    """V7: several outputs are <column>_<i>."""
     fitted = parse({"amount": parts}, COLUMNS[:2]).fit(table_of(amount=[1.0], mean=[1.0]))
     assert fitted.output_schema == pa.schema(
         [("amount_0", pa.int64()), ("amount_1", pa.string()), ("mean", pa.float64())]
@@ -742,6 +767,8 @@ def test_a_later_function_of_a_chain_drops_no_column():
 
 
 def test_a_pandas_function_gets_series_and_one_row_online():
+    """V7: @udf in pandas."""
+
     @udf("double")
     def doubled(x: "pd.Series") -> "pd.Series":  # noqa: F821
         assert str(x.dtype) == "Int64"  # with and without nulls
