@@ -19,7 +19,7 @@ from featurestore.lineage import Lineage, of_view
 from featurestore.point_in_time import Definition, Plan
 from featurestore.point_in_time import plan as plan_of
 from featurestore.prediction_log import PredictionLog, rows_of
-from featurestore.query import Filter, GroupRef, Query, query_from_json
+from featurestore.query import Filter, GroupRef, query_from_json
 from featurestore.schema import DataFrameType, Feature, as_arrow, conform, frame_type, to_frame
 from featurestore.serving import ReturnType, Serving, request_functions
 from featurestore.times import TimeLike
@@ -27,7 +27,7 @@ from featurestore.training_data import ALL, THREE, TWO, TrainingData
 from featurestore.training_dataset import Job, TrainingDataset
 from featurestore.training_files import DataFormat, check_format
 from featurestore.training_options import FrameOptions, RowOptions, SplitOptions, Wanted, wanted_split
-from featurestore.transformations import FittedTransformations, TransformationPlan, parse
+from featurestore.transformations import FittedTransformations, TransformationPlan
 
 if TYPE_CHECKING:
     from featurestore.feature_group import FeatureGroup
@@ -59,45 +59,6 @@ class FeatureView:
         self._serving_version: int | None = None
         self._helpers: Serving | None = None
         self._in_use: tuple[int, FittedTransformations, Callable[[Sequence[Any]], list[Any]]] | None = None
-
-    @staticmethod
-    def define(
-        store: FeatureStore, query: Query, *, labels: Sequence[str] = (), transformation_functions: Any = None,
-        training_helper_columns: Sequence[str] = (), inference_helper_columns: Sequence[str] = (),
-        description: str = "", logging_enabled: bool = False, tags: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
-        """A checked definition for the catalog.
-
-        Raises:
-            SchemaMismatch: a label, helper or transformed column that the query does not give, or a helper column
-                that is a label, or is transformed.
-        """
-        plan = plan_of(query, store.definitions(query))
-        names = [o.name for o in plan.outputs]
-        helpers = {"training": list(training_helper_columns), "inference": list(inference_helper_columns)}
-        for what, columns in (("labels", labels), *((f"{k} helper columns", v) for k, v in helpers.items())):
-            if unknown := [n for n in columns if n not in names]:
-                raise SchemaMismatch(f"The {what} {unknown} are not among the query's columns {names}.")
-            if repeated := sorted({n for n in columns if list(columns).count(n) > 1}):
-                raise SchemaMismatch(f"The {what} name {repeated} more than once.")
-        helping = [*helpers["training"], *helpers["inference"]]
-        if both := [n for n in labels if n in helping]:
-            raise SchemaMismatch(f"{both} are both labels and helper columns. A label is known in training as it is.")
-        if all(n in labels or n in helping for n in names):
-            raise SchemaMismatch(f"No feature is left: of the query's columns {names} all are labels or helpers.")
-        features = [replace(o.feature, name=o.name) for o in plan.outputs]
-        transformations = parse(transformation_functions, features, labels=list(labels))
-        for step in transformations.steps:
-            if touched := [n for n in helping if n == step.output or n in step.inputs or n in step.drop]:
-                raise SchemaMismatch(
-                    f"{step} reads or replaces the helper column {touched[0]!r}, and helper columns are neither "
-                    "features nor transformed. Take it off the helper columns, or out of the transformations."
-                )
-        return {
-            "query": query.to_json(), "labels": list(labels), "transformations": transformations.to_json(),
-            "training_helper_columns": helpers["training"], "inference_helper_columns": helpers["inference"],
-            "description": description, "logging_enabled": logging_enabled, "tags": dict(tags or {}),
-        }  # fmt: skip
 
     def __repr__(self) -> str:
         return f"FeatureView({self.name!r}, version={self.version})"

@@ -27,6 +27,7 @@ from featurestore.schema import DataFrameType, Feature, check_name, check_versio
 from featurestore.search import Entry, Found, search
 from featurestore.times import TimeLike, to_micros
 from featurestore.transformations import TransformationFunction
+from featurestore.view_definition import view_definition
 
 if TYPE_CHECKING:
     from featurestore.settings import Settings
@@ -182,8 +183,9 @@ class FeatureStore:
         """
         check_name(name, "Feature view")
         check_version(version, f"Feature view {name!r}")
-        wanted = FeatureView.define(
-            self, query, labels=_names(labels or ()), transformation_functions=transformation_functions,
+        wanted = view_definition(
+            query, self.definitions(query), labels=_names(labels or ()),
+            transformation_functions=transformation_functions,
             training_helper_columns=_names(training_helper_columns or ()),
             inference_helper_columns=_names(inference_helper_columns or ()), description=description,
             logging_enabled=logging_enabled, tags=tags,

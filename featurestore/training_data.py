@@ -107,6 +107,10 @@ class TrainingData:
         """
         view, store = self._view, self._store
         plan, versions = view.plan(labels=True), view.versions()
+        if wanted.as_known and plan.spine.event_time is None:
+            raise InvalidData(
+                f"as_known=True needs the time of each row, and {plan.spine.ref} has no event time. Leave it out."
+            )
         recipe: dict[str, Any] = {
             "groups": {
                 str(ref): {

@@ -10,7 +10,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from featurestore import FeatureGroup, FeatureStore, FeatureView, InvalidData, NotFound, SchemaMismatch, connect
+from featurestore import (
+    FeatureGroup,
+    FeatureStore,
+    FeatureView,
+    InvalidData,
+    JoinError,
+    NotFound,
+    SchemaMismatch,
+    connect,
+)
+from featurestore.query import Column
 from featurestore.transformations import label_encoder, one_hot_encoder, standard_scaler
 
 NOW = datetime(2021, 2, 1, tzinfo=UTC)
@@ -216,6 +226,52 @@ def test_a_split_by_size_takes_no_times(
     """V4: what cannot hold together is refused, not dropped in silence."""
     with pytest.raises(InvalidData, match=message):
         view_of(fs, trips).create_train_test_split(**options)
+
+
+def test_a_filter_on_what_the_view_does_not_read_is_refused(
+    fs: FeatureStore, trips: FeatureGroup, drivers: FeatureGroup
+) -> None:
+    """J8: the message names the column and its group; no version is made."""
+    view = view_of(fs, trips)
+    with pytest.raises(JoinError, match=r"'rating' of drivers_v1"):
+        view.create_training_data(extra_filter=drivers["rating"] > 3)
+    with pytest.raises(SchemaMismatch, match="'speed'"):
+        view.create_training_data(extra_filter=Column(trips.ref, "speed") > 3)
+    assert view.training_datasets() == []
+    version, _ = view.create_training_data(extra_filter=trips["id"] > 8)
+    assert view.get_training_data(version, primary_keys=True)[0]["id"].tolist() == [9, 10], "selected or not"
+
+
+def test_as_known_needs_the_time_of_each_row(fs: FeatureStore, drivers: FeatureGroup) -> None:
+    """J9: rows without a time know nothing, so nothing is guessed."""
+    towns = fs.get_or_create_feature_group("towns", 1, primary_key=["driver"])
+    towns.insert(pd.DataFrame({"driver": [0], "people": [1]}))
+    view = fs.create_feature_view("timeless", query=towns.select(["people"]).join(drivers.select(["rating"])))
+    with pytest.raises(InvalidData, match=r"towns_v1 has no event time"):
+        view.create_training_data(as_known=True)
+    version, _ = view.create_training_data()
+    assert view.training_dataset(version).late_cells == {}
+    assert view.verify_training_dataset(version).rows == {"all": 1}
+
+
+def test_a_timeless_row_sees_what_counted_when_the_dataset_was_made(tmp_path: Path) -> None:
+    """V2, G18, J2: the ttl counts from the moment the dataset was made, also when it is built again years later."""
+    now = NOW
+    fs = connect(tmp_path, clock=lambda: now)
+    towns = fs.get_or_create_feature_group("towns", 1, primary_key=["driver"])
+    towns.insert(pd.DataFrame({"driver": [0, 1], "people": [1, 2]}))
+    ratings = fs.get_or_create_feature_group(
+        "ratings", 1, primary_key=["driver"], event_time="day", ttl=timedelta(days=30)
+    )  # fmt: skip
+    ratings.insert(pd.DataFrame({"driver": [0, 1], "day": days(1, 20), "rating": [3.0, 4.0]}))
+    view = fs.create_feature_view("timeless", query=towns.select(["people"]).join(ratings.select(["rating"])))
+    x, _ = view.training_data()
+    assert x["rating"].isna().tolist() == [True, False], "31 and 12 days before the first of February"
+    now = NOW + timedelta(days=1000)
+    assert view.get_training_data(1)[0].equals(x)
+    assert view.verify_training_dataset(1).version == 1
+    assert view.get_batch_data(transformed=False)["rating"].isna().all()
+    fs.close()
 
 
 def test_the_wrong_get_names_the_right_one(fs: FeatureStore, trips: FeatureGroup) -> None:

@@ -20,7 +20,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore import FeatureStore, FeatureView, InvalidData, NotFound, NotReproducible, connect, training_files
+from featurestore import (
+    FeatureStore,
+    FeatureStoreError,
+    FeatureView,
+    InvalidData,
+    NotFound,
+    NotReproducible,
+    connect,
+    training_files,
+)
 from featurestore.training_dataset import content_hash
 from featurestore.training_files import DataFormat
 from featurestore.transformations import impute_mean, one_hot_encoder, standard_scaler
@@ -417,10 +426,33 @@ def test_a_process_killed_between_two_steps_leaves_a_whole_training_dataset_or_n
     assert left <= {str(d.version) for d in view.training_datasets()}
 
 
-def test_a_full_disk_registers_nothing(fs: FeatureStore, view: FeatureView) -> None:
-    """V2: a folder that cannot be written is an error that says so."""
+_FULL = """
+import resource, signal, sys, featurestore, pyarrow.parquet
+view = featurestore.connect(sys.argv[1]).get_feature_view("view", 1)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
+try:
+    view.create_train_test_split(0.3, data_format=sys.argv[2])
+except featurestore.FeatureStoreError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("data_format", ["parquet", "csv"])
+def test_a_full_disk_registers_nothing(fs: FeatureStore, view: FeatureView, data_format: str) -> None:
+    """V2: no file may grow beyond 600 bytes: a typed error, no version, and nothing left over."""
+    command = [sys.executable, "-c", _FULL, str(fs.settings.home), data_format]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "cannot be written" in said
+    assert "Nothing was registered" in said
+    assert view.training_datasets() == []
+    assert [p.name for p in (fs.settings.home / "training" / "view_1").iterdir()] == [".writing"]
+    assert view.create_train_test_split(0.3)[0] == 1
+
+
+def test_something_in_the_way_of_the_files_is_named(fs: FeatureStore, view: FeatureView) -> None:
     (fs.settings.home / "training").write_text("in the way")
-    with pytest.raises(Exception, match=r"cannot be written.*Nothing was registered"):
+    with pytest.raises(FeatureStoreError, match=r"cannot be written to .*training.*Nothing was registered"):
         view.create_train_test_split(0.3)
     assert view.training_datasets() == []
 
