@@ -171,6 +171,8 @@ def _values(summary: records.Record) -> str:
 
 def _show_history(commits: list[records.Record], *, last: int) -> None:
     terminal.heading("History", f"the last {last} of {len(commits)} commits" if len(commits) > last else "")
+    if not commits:
+        return terminal.line("  none yet: the first insert makes one.")
     lines = [
         c | {"rows": _changed(c), "window": f"[{terminal.short(c['window'])})" if c["window"] else None}
         for c in commits[::-1][:last]

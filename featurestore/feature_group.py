@@ -489,8 +489,9 @@ class FeatureGroup:
         """Column statistics: of the rows a commit wrote, or of the whole group now.
 
         Raises:
-            NotFound: the commit wrote no rows.
+            NotFound: the commit wrote no rows, or the group has no columns yet.
         """
+        self._declared()
         if commit is None:
             files, schema = self._snapshot().between(), self.definition.schema
             columns = {f.name: engine.rows_of(files, pa.schema([f])).column(0) for f in schema}

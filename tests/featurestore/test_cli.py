@@ -234,6 +234,25 @@ def test_show_of_a_group_without_columns_says_so(run_on_empty: Run, tmp_path: Pa
     assert run_on_empty("list", "--json").json["feature_groups"][0]["rows"] == 0
 
 
+def test_a_group_without_columns_is_looked_at_without_a_traceback(run_on_empty: Run, tmp_path: Path) -> None:
+    featurestore.connect(tmp_path / "empty").create_feature_group("bare", 1, primary_key=["id"])
+    for words in (
+        "stats bare",
+        "preview bare",
+        "drift bare 1 2",
+        "optimize bare",
+        "vacuum bare",
+        "forget bare id=1 -y",
+    ):
+        answer = run_on_empty(*words.split())
+        assert (answer.code, answer.out) == (2, "")
+        assert "bare_v1 has no columns yet" in answer.err
+    assert "the first insert makes one" in run_on_empty("history", "bare").out
+    csv = write(tmp_path / "first.csv", "id,amount\n1,2.5\n")
+    assert run_on_empty("insert", "bare", "--file", csv, "--json").json["inserted"] == 1
+    assert [c["type"] for c in run_on_empty("show", "bare", "--json").json["columns"]] == ["bigint", "double"]
+
+
 def test_preview_reads_the_past_by_version_and_by_time(run: Run) -> None:
     """G13: as_of a version or a time."""
 
