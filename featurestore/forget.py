@@ -248,7 +248,7 @@ class Erasure:
     )  # fmt: skip
 
     def _holders(self) -> set[str]:
-        return {Path(f).relative_to(self._root).as_posix() for f in self._found(["filename"])["filename"].to_pylist()}
+        return {Path(f).relative_to(self._root).as_posix() for f in self._found(["__file"])["__file"].to_pylist()}
 
     def _found(self, columns: list[str]) -> pa.Table:
         """Distinct values of some columns over the rows of the keys, in all files that the newest version lacks."""
@@ -292,7 +292,7 @@ def _remove_holders(root: Path, keys: pa.Table, names: list[str]) -> list[str]:
     the race against their deletion, or it began later. One that is cut off and older than the deletion lost as well.
     """
     last = max(p.stat().st_mtime for p in delta_log.entry_files(str(root)).values())
-    doomed = {Path(f) for f in _search(root, keys.rename_columns(names), ["filename"])["filename"].to_pylist()}
+    doomed = {Path(f) for f in _search(root, keys.rename_columns(names), ["__file"])["__file"].to_pylist()}
     for file in _old_files(root):
         with suppress(FileNotFoundError):
             if not _is_whole(file) and file.stat().st_mtime < last:

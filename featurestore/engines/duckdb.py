@@ -263,13 +263,15 @@ def newest_rows(
 
 
 def where_found(files: Sequence[str], keys: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """The distinct values of some columns, `filename` among them if asked for, over the rows with one of the keys."""
+    """The distinct values of some columns over the rows with one of the keys; `__file` is the path of a row's file."""
     if not files:
         return pa.table({c: pa.array([], pa.string()) for c in columns})
     on = " AND ".join(f"s.{quote(c)} = k.{quote(c)}" for c in keys.column_names)
     names = ", ".join(quote(c) for c in columns)
-    read = f"read_parquet([{', '.join(map(text, files))}], union_by_name = true, filename = true)"
-    return run(f"SELECT DISTINCT {names} FROM {read} s SEMI JOIN keys k ON {on}", {"keys": keys})
+    # Files of a log may lack a key: its rows have none then.
+    rows = f"SELECT * FROM no_keys UNION ALL BY NAME FROM {scan(files, evolved=True, place='__file')}"
+    tables = {"keys": keys, "no_keys": keys.slice(0, 0)}
+    return run(f"SELECT DISTINCT {names} FROM ({rows}) s SEMI JOIN keys k ON {on}", tables)
 
 
 def without(rows: pa.Table, others: pa.Table) -> pa.Table:

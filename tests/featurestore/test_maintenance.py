@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +29,7 @@ from featurestore.errors import InvalidTime, NotReproducible
 from featurestore.schema import TIMESTAMP
 from featurestore.training_dataset import content_hash
 
+ROOT = Path(__file__).parents[2]
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 CARDS = [Feature("card", "bigint"), Feature("t", "timestamp"), Feature("amount", "double")]
@@ -413,3 +417,61 @@ def test_g11_compaction_keeps_every_value_of_every_type_to_the_bit(store):
     after = pa.concat_tables(data_files.read(f.path, schema) for f in group.snapshot().files)
     assert content_hash(after) == content_hash(before)
     assert repr(after.to_pylist()) == repr(before.to_pylist())
+
+
+KILLED = """
+import os, signal, sys
+from datetime import timedelta
+from pathlib import Path
+import duckdb, deltalake, pyarrow.parquet
+import featurestore
+from featurestore import delta
+
+
+def dying(function, *, before):
+    def call(*arguments, **options):
+        if not before:
+            function(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return call
+
+
+for point, home in zip(("written", "committed", "removed one"), sys.argv[1:]):
+    if os.fork() == 0:
+        group = featurestore.connect(home).get_feature_group("cards", 1)
+        if point == "removed one":
+            Path.unlink = dying(Path.unlink, before=False)
+            group.vacuum(timedelta(0))
+        delta._publish = dying(delta._publish, before=point == "written")
+        group.optimize()
+    _, status = os.wait()
+    assert os.WTERMSIG(status) == signal.SIGKILL, (point, status)
+"""
+
+
+def test_g10_killed_while_compacting_or_vacuuming_nothing_is_lost(tmp_path):
+    """G10, V3: kill -9 with files written, with the commit made but not online, with one file of several removed."""
+    homes = [tmp_path / point for point in ("written", "committed", "removed")]
+    first = featurestore.connect(homes[0])
+    group = first.get_or_create_feature_group(
+        "cards", 1, primary_key=["card"], event_time="t", features=CARDS, online_enabled=True, statistics_config=False
+    )
+    group.insert(rows((1, 0, 0.0)))
+    view_of(first, group).create_training_data()
+    filled(group)
+    expected = group.read()
+    first.close()
+    for home in homes[1:]:
+        shutil.copytree(homes[0], home)
+    subprocess.run([sys.executable, "-c", KILLED, *map(str, homes)], cwd=ROOT, check=True, timeout=100)
+    for home in homes:
+        store = featurestore.connect(home)
+        group = store.get_feature_group("cards", 1)
+        assert group.read().equals(expected)
+        assert [f for f in store.check(deep=True) if f.severity == "error"] == []
+        group.optimize()
+        group.vacuum(timedelta(0))
+        assert group.read().equals(expected)
+        assert group.get_online({"card": 1}, ["amount"]) == {"amount": 5.0}
+        assert [f for f in store.check(deep=True) if f.severity != "info"] == []
+        store.close()
