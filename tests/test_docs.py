@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from featurestore import FeatureGroup, FeatureStore, FeatureView, Query
 from featurestore.cli import app
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -42,6 +43,18 @@ def test_a_guide_prints_what_it_shows(guide: str, tmp_path: Path, monkeypatch: p
 def test_every_link_of_a_guide_leads_somewhere(guide: str) -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", (DOCS / guide).read_text()):
         assert (DOCS / link).exists(), link
+
+
+CLASSES = {"fs": FeatureStore, "fg": FeatureGroup, "view": FeatureView, "query": Query}
+
+
+def test_every_call_that_is_said_to_be_here_is_here() -> None:
+    """What the right column names, and the left one where the right says "the same"."""
+    rows = [line.split(" | ") for line in (DOCS / "coming-from.md").read_text().splitlines() if line.startswith("| `")]
+    ours = [" ".join(cells if cells[1].startswith("the same") else cells[1:]) for cells in rows]
+    calls = [call for cell in ours for call in re.findall(r"\b(fs|fg|view|query)\.(\w+)\(", cell)]
+    assert len(calls) > 30
+    assert [call for call in calls if not hasattr(CLASSES[call[0]], call[1])] == []
 
 
 def contract_lines(text: str) -> set[str]:
