@@ -172,8 +172,11 @@ class TrainingData:
 
     def _count_late(self, version: int) -> dict[str, int] | None:
         dataset = self.get(version)
-        _check_not_erased(dataset)
-        found = self._late_cells(dataset.manifest, self._raw_parts(dataset.manifest), quickly=False)
+        try:
+            _check_not_erased(dataset)
+            found = self._late_cells(dataset.manifest, self._raw_parts(dataset.manifest), quickly=False)
+        except FeatureStoreError:  # its rows are gone, and what was known of them with them
+            return None
         self._store.catalog.amend_training_dataset(self._view.id, version, **found)
         return found["late_cells"]
 
@@ -310,7 +313,7 @@ class TrainingData:
         schema = pa.schema([(column, parse_dtype(dtype, column)) for column, dtype in manifest["columns"]])
         try:
             part = training_files.read(self._store.settings.home / name, manifest["data_format"], schema)
-        except (OSError, ValueError, KeyError) as error:  # Arrow's own errors are ValueErrors
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise NotReproducible(f"{dataset}: the file {name} is missing or damaged: {error}") from error
         if wrong := _differs(dataset, split, part, f"in the file {name}"):
             raise NotReproducible(f"{dataset}: {wrong}")

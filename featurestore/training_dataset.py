@@ -58,8 +58,8 @@ class TrainingDataset:
     def late_cells(self) -> dict[str, int] | None:
         """Cells of each joined feature that would differ under `as_known=True`: the model will not have them in time.
 
-        All zero for a dataset made with `as_known=True`; None when a vacuum had taken what was known back then. Of
-        large groups they are counted when first asked for, and kept.
+        All zero for a dataset made with `as_known=True`; None when vacuum or forget had taken what was known back
+        then. Of large groups they are counted when first asked for, and kept.
         """
         if "late_cells" not in self.manifest and self.count_late is not None:
             return self.count_late()

@@ -122,7 +122,7 @@ def read(path: Path, data_format: DataFormat, schema: pa.Schema) -> pa.Table:
     """The table that `write` was given.
 
     Raises:
-        OSError, ValueError: the file is missing, damaged, or not of the schema.
+        OSError, ValueError, KeyError, pyarrow.ArrowException: the file is missing, damaged, or not of the schema.
     """
     if data_format == "parquet":
         from pyarrow import parquet
@@ -133,7 +133,9 @@ def read(path: Path, data_format: DataFormat, schema: pa.Schema) -> pa.Table:
         return _read_csv(path, schema)
     from pyarrow import feather
 
-    return feather.read_table(str(path), memory_map=False).cast(schema)
+    table = feather.read_table(str(path), memory_map=False)
+    table.validate(full=True)  # offsets beyond the data would be read
+    return table.cast(schema)
 
 
 def _read_csv(path: Path, schema: pa.Schema) -> pa.Table:
