@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,12 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from featurestore.errors import Conflict, FeatureStoreError, NotFound
 from featurestore.pins import Registered
 
 SCHEMA_VERSION = 1
 _ATTEMPTS = 10
+_CREATION_LOCK = 0x74726970  # any number that no other program's advisory lock has
+_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "40", "55P03")
 Kind = Literal["feature group", "feature view"]
 
 _metadata = sa.MetaData()
@@ -79,7 +84,10 @@ class Catalog:
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
             # Taking the write lock at the start makes a waiting writer see what the other one wrote.
             sa.event.listen(self._engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
+        _CATALOGS.add(self)
         with self._transaction() as connection:
+            if self._engine.dialect.name == "postgresql":  # two processes that make the same table there both fail
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})")
             _metadata.create_all(connection, checkfirst=True)
             found = connection.scalar(sa.select(_settings.c.value).where(_settings.c.name == "schema"))
             if found is None:
@@ -101,7 +109,15 @@ class Catalog:
                 yield connection
         except sa.exc.IntegrityError as error:
             raise Conflict("Another process registered the same name and version first. Get it instead.") from error
+        except sa.exc.TimeoutError as error:
+            raise Conflict(f"No free connection to the catalog {self._shown}: {error}. Try again.") from error
         except sa.exc.DatabaseError as error:  # also a file that is no database
+            code = getattr(error.orig, "sqlite_errorname", None) or getattr(error.orig, "sqlstate", None) or ""
+            if code.startswith(_BUSY):
+                raise Conflict(
+                    f"The catalog at {self._shown} stayed locked by another process ({error.orig}). "
+                    "Nothing was written: try again."
+                ) from error
             raise FeatureStoreError(
                 f"The catalog at {self._shown} does not answer: {error.orig}. "
                 "Check the address, the disk and the rights."
@@ -216,6 +232,7 @@ class Catalog:
         for _ in range(_ATTEMPTS):
             try:
                 with self._transaction() as connection:
+                    connection.execute(self._definition_of(view_id).with_for_update())  # one at a time for each view
                     newest = sa.select(sa.func.max(_training.c.version)).where(_training.c.view_id == view_id)
                     deleted = sa.select(_settings.c.value).where(_settings.c.name == _deleted(view_id))
                     version = 1 + max(connection.scalar(newest) or 0, connection.scalar(deleted) or 0)
@@ -303,13 +320,15 @@ class Catalog:
 
     def note(self, group_id: str, delta_version: int, kind: str, content: Any) -> None:
         """Keep what belongs to a commit (its statistics, its validation report); the last one wins."""
-        key = (_notes.c.group_id == group_id) & (_notes.c.delta_version == delta_version) & (_notes.c.kind == kind)
+        row = {
+            "group_id": group_id, "delta_version": delta_version, "kind": kind, "content": content,
+            "created_at": _now(),
+        }  # fmt: skip
         with self._transaction() as connection:
-            connection.execute(sa.delete(_notes).where(key))
+            insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+            replaced = {name: row[name] for name in ("content", "created_at")}
             connection.execute(
-                sa.insert(_notes).values(
-                    group_id=group_id, delta_version=delta_version, kind=kind, content=content, created_at=_now()
-                )
+                insert(_notes).values(row).on_conflict_do_update(index_elements=_notes.primary_key, set_=replaced)
             )
 
     def notes(self, group_id: str, kind: str) -> dict[int, Any]:
@@ -364,9 +383,32 @@ class Catalog:
         finally:
             held.close()
 
+    def release(self, *, close: bool = True) -> None:
+        """Let go of all connections; the next call opens its own."""
+        self._engine.dispose(close=close)
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+
+_CATALOGS: weakref.WeakSet[Catalog] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    """Let go of idle connections: a child must not inherit them."""
+    for catalog in list(_CATALOGS):
+        catalog.release()
+
+
+def _after_fork() -> None:
+    """In the child: forget connections in use without closing them, which would end the parent's."""
+    for catalog in list(_CATALOGS):
+        catalog.release(close=False)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 def _deleted(view_id: str) -> str:

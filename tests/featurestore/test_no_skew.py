@@ -94,15 +94,20 @@ def scored_view(fs: FeatureStore, features: list[Feature], functions: dict[str, 
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    max_examples=6, deadline=None,
+    suppress_health_check=[
+        HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture
+    ],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a store per example: shrinking would take minutes
 )  # fmt: skip
 @given(drawn=facts())
-def test_vector_and_batch_row_are_equal_bits(
-    tmp_path_factory: pytest.TempPathFactory, drawn: tuple[list[Feature], dict[str, str], list[dict[str, Any]]]
-) -> None:
+def test_vector_and_batch_row_are_equal_to_the_bit(
+    tmp_path_factory: pytest.TempPathFactory, database_settings: dict[str, str],
+    drawn: tuple[list[Feature], dict[str, str], list[dict[str, Any]]],
+) -> None:  # fmt: skip
     """V10, G18: for every dtype and built-in, composite keys, nulls, missing keys, rows on both sides of the ttl."""
-    fs = connect(tmp_path_factory.mktemp("home"), clock=lambda: NOW)
+    online = {name: url for name, url in database_settings.items() if name == "online_url"}
+    fs = connect(tmp_path_factory.mktemp("home"), clock=lambda: NOW, **online)
     view = scored_view(fs, *drawn)
     options: dict[str, Any] = {"primary_keys": True, "dataframe_type": "arrow"}
     batch, raw = view.get_batch_data(**options), view.get_batch_data(transformed=False, **options)

@@ -9,11 +9,9 @@ import struct
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +26,6 @@ from featurestore.online import OnlineStore
 from featurestore.online_table import OnlineTable
 from featurestore.schema import TIMESTAMP, Feature
 
-SERVER = os.environ.get("TRIPTYCH_TEST_POSTGRES", "postgresql+psycopg://postgres@127.0.0.1:5432/test")
 CARDS = OnlineTable(
     "cards_1",
     ("cc_num",),
@@ -39,27 +36,9 @@ T0 = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
-def _postgres_url() -> Iterator[str]:
-    pytest.importorskip("psycopg", reason="PostgreSQL tests need psycopg: pip install triptych[postgres]")
-    engine = sa.create_engine(SERVER, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 3})
-    schema = f"online_test_{uuid.uuid4().hex}"
-    try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
-    except sa.exc.OperationalError as error:
-        pytest.skip(f"no PostgreSQL answers at {SERVER}: {error.orig}")
-    yield f"{SERVER}?options=-csearch_path%3D{schema}"
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
-    engine.dispose()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'online.db'}"
-    else:
-        yield from _postgres_url()
+@pytest.fixture
+def url(database_url: str) -> str:
+    return database_url
 
 
 @pytest.fixture
@@ -487,12 +466,12 @@ def test_parent_and_forked_child_both_go_on_reading_and_writing(filled):
     assert reader.one([("c1",)])[0][1] == -2.0
 
 
-def test_a_reader_survives_a_lost_connection(filled):
+def test_a_reader_survives_a_lost_connection(filled, url):
     if filled.is_sqlite:
         pytest.skip("a SQLite file has no server to lose")
     reader = filled.reader([(CARDS, ["amount mean"])])
     reader.one([("c1",)])
-    engine = sa.create_engine(SERVER)
+    engine = sa.create_engine(url)
     with engine.begin() as connection:
         pid = filled.cursor().connection.info.backend_pid
         connection.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})

@@ -46,8 +46,8 @@ GIVEN: dict[str, Any] = {
 
 
 @pytest.fixture
-def fs(tmp_path: Path) -> Iterator[FeatureStore]:
-    store = connect(tmp_path, clock=lambda: NOW)
+def fs(tmp_path: Path, database_settings: dict[str, str]) -> Iterator[FeatureStore]:
+    store = connect(tmp_path, clock=lambda: NOW, **database_settings)
     yield store
     store.close()
 
@@ -83,9 +83,7 @@ def view(fs: FeatureStore) -> FeatureView:
 
 def no_reads(view: FeatureView) -> None:
     """From here on whoever reads the view's online rows fails."""
-    online = view._store.online
-    online.close()
-    Path(str(online._url.database)).unlink()
+    view._store.online.drop(view._store.get_feature_group("accounts", 1).online_table())
 
 
 KEY = {"from_bank": "a", "from_account": 11}
