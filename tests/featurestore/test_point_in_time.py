@@ -9,15 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from featurestore import Feature, FeatureGroup, FeatureStore, JoinError, SchemaMismatch, connect
-from featurestore.engines import duckdb as engine
-from featurestore.point_in_time import Definition, plan
-from featurestore.query import GroupRef, Query
+from featurestore.query import Query
 from featurestore.schema import TIMESTAMP
 
 
@@ -58,6 +53,7 @@ AMOUNTS = ["amount_last_week", "amount_last_month"]
 def test_slide_labels_of_three_customers_get_only_their_own_values(
     fs: FeatureStore, transactions: FeatureGroup
 ) -> None:
+    """J13: 14/87, null, null."""
     labels = make(fs, "labels", ["customer_id"], {"customer_id": [1, 2, 3], "day": days(1, 2, 16), "y": [1, 0, 1]})
     found = read(labels.select(["customer_id"]).join(transactions.select(AMOUNTS)))
     assert found == {
@@ -70,12 +66,14 @@ def test_slide_labels_of_three_customers_get_only_their_own_values(
 def test_slide_labels_of_one_customer_get_the_newest_values_so_far(
     fs: FeatureStore, transactions: FeatureGroup
 ) -> None:
+    """J13: 14/87, 14/87, 78/82."""
     labels = make(fs, "labels", ["customer_id"], {"customer_id": [1, 1, 1], "day": days(1, 2, 16), "y": [1, 0, 1]})
     found = read(labels.select(["y"]).join(transactions.select(AMOUNTS)))
     assert found == {"y": [1, 0, 1], "amount_last_week": [14, 14, 78], "amount_last_month": [87, 87, 82]}
 
 
 def test_equal_times_count_and_a_microsecond_earlier_does_not(fs: FeatureStore, transactions: FeatureGroup) -> None:
+    """J2: feature time <= spine time."""
     moments = [datetime(2021, 1, 7, tzinfo=UTC) + timedelta(microseconds=n) for n in (-1, 0, 1)]
     labels = make(fs, "labels", ["id"], {"id": [1, 2, 3], "customer_id": [1, 1, 1], "day": moments})
     assert read(labels.select(["id"]).join(transactions.select(["amount_last_week"]))) == {
@@ -85,12 +83,14 @@ def test_equal_times_count_and_a_microsecond_earlier_does_not(fs: FeatureStore, 
 
 
 def test_label_before_first_feature_gets_null(fs: FeatureStore) -> None:
+    """J1: kept, with null features."""
     features = make(fs, "features", ["k"], {"k": [1], "day": days(5), "x": [5.0]})
     labels = make(fs, "labels", ["k"], {"k": [1, 1], "day": days(4, 6), "y": [0, 1]})
     assert read(labels.select(["y"]).join(features.select(["x"]))) == {"y": [0, 1], "x": [None, 5.0]}
 
 
 def test_rows_equal_but_for_their_key_are_all_kept(fs: FeatureStore, transactions: FeatureGroup) -> None:
+    """J1: one output row per spine row."""
     columns = {"id": ["a", "b", "c"], "customer_id": [1, 1, 1], "day": days(8, 8, 8)}
     labels = make(fs, "labels", ["id"], columns)
     found = read(labels.select(["customer_id"]).join(transactions.select(["amount_last_week"])))
@@ -100,6 +100,7 @@ def test_rows_equal_but_for_their_key_are_all_kept(fs: FeatureStore, transaction
 def test_rows_come_by_event_time_then_key_whatever_their_order_of_insert(
     fs: FeatureStore, transactions: FeatureGroup
 ) -> None:
+    """J1, G12: in the order of `read()`."""
     labels = make(fs, "labels", ["id"], {"id": [9, 4, 7], "customer_id": [1, 1, 2], "day": days(15, 8, 8)})
     labels.insert(pd.DataFrame({"id": [5, 8], "customer_id": [1, 1], "day": days(8, 2)}))
     found = read(labels.select(["id"]).join(transactions.select(["amount_last_week"])))
@@ -108,18 +109,21 @@ def test_rows_come_by_event_time_then_key_whatever_their_order_of_insert(
 
 
 def test_a_null_value_is_a_value_and_not_looked_past(fs: FeatureStore) -> None:
+    """J3: no per-column look-back."""
     features = make(fs, "features", ["k"], {"k": [1, 1], "day": days(1, 2), "x": [1.0, None], "z": [1, 2]})
     labels = make(fs, "labels", ["k"], {"k": [1], "day": days(3), "y": [0]})
     assert read(labels.select(["y"]).join(features.select(["x", "z"]))) == {"y": [0], "x": [None], "z": [2]}
 
 
 def test_inner_join_drops_rows_without_a_match(fs: FeatureStore, transactions: FeatureGroup) -> None:
+    """J4: and only those."""
     labels = make(fs, "labels", ["id"], {"id": [1, 2, 3], "customer_id": [1, 2, 1], "day": days(1, 2, 16)})
     joined = labels.select(["id"]).join(transactions.select(["amount_last_week"]), join_type="inner")
     assert read(joined) == {"id": [1, 3], "amount_last_week": [14, 78]}
 
 
 def test_one_inner_join_leaves_the_left_join_beside_it_alone(fs: FeatureStore, transactions: FeatureGroup) -> None:
+    """J4: each join has its own type."""
     labels = make(fs, "labels", ["id"], {"id": [1, 2, 3], "customer_id": [1, 2, 3], "day": days(1, 2, 3)})
     truth = make(fs, "truth", ["id"], {"id": [2, 3], "day": days(2, 3), "y": [0, 1]})
     joined = (
@@ -133,6 +137,7 @@ def test_one_inner_join_leaves_the_left_join_beside_it_alone(fs: FeatureStore, t
 def test_group_without_time_joins_by_key_and_leaves_the_others_time_on(
     fs: FeatureStore, transactions: FeatureGroup
 ) -> None:
+    """J2: and `explain()` says so."""
     people = make(fs, "people", ["customer_id"], {"customer_id": [1, 2], "country": ["NO", "SE"]}, time=None)
     labels = make(fs, "labels", ["id"], {"id": [1, 2, 3], "customer_id": [1, 2, 1], "day": days(1, 2, 8)})
     joined = labels.select(["id"]).join(people.select(["country"])).join(transactions.select(["amount_last_week"]))
@@ -142,6 +147,7 @@ def test_group_without_time_joins_by_key_and_leaves_the_others_time_on(
 
 
 def test_spine_without_time_takes_the_newest_row_and_says_so(fs: FeatureStore, transactions: FeatureGroup) -> None:
+    """J2: in `explain()`."""
     people = make(fs, "people", ["customer_id"], {"customer_id": [2, 1]}, time=None)
     joined = people.select(["customer_id"]).join(transactions.select(["amount_last_week"]))
     assert read(joined) == {"customer_id": [1, 2], "amount_last_week": [78, None]}
@@ -152,6 +158,7 @@ def test_spine_without_time_takes_the_newest_row_and_says_so(fs: FeatureStore, t
 
 
 def test_join_without_common_key_names_both_sides(fs: FeatureStore, transactions: FeatureGroup) -> None:
+    """J5: both key lists, and how to name pairs."""
     labels = make(fs, "labels", ["id"], {"id": [1], "who": [1], "day": days(8)})
     with pytest.raises(JoinError, match=r"customer_id.*labels_v1.*who.*left_on"):
         labels.select(["id"]).join(transactions.select(AMOUNTS)).read()
@@ -163,6 +170,7 @@ def test_join_without_common_key_names_both_sides(fs: FeatureStore, transactions
 
 
 def test_part_of_a_composite_key_is_refused(fs: FeatureStore) -> None:
+    """J5: a part would leave several newest rows."""
     features = make(fs, "features", ["a", "b"], {"a": [1], "b": [2], "day": days(1), "x": [1]})
     labels = make(fs, "labels", ["a"], {"a": [1], "day": days(2), "y": [0]})
     with pytest.raises(JoinError, match=r"\['a', 'b'\].*labels_v1"):
@@ -172,6 +180,7 @@ def test_part_of_a_composite_key_is_refused(fs: FeatureStore) -> None:
 
 
 def test_composite_keys_compare_column_by_column(fs: FeatureStore) -> None:
+    """J5: (1, 11) is not (11, 1)."""
     features = make(
         fs,
         "features",
@@ -186,12 +195,14 @@ def test_composite_keys_compare_column_by_column(fs: FeatureStore) -> None:
 
 
 def test_the_number_one_is_not_the_text_one(fs: FeatureStore, transactions: FeatureGroup) -> None:
+    """J5: typed."""
     labels = make(fs, "labels", ["id"], {"id": [1], "customer_id": ["1"], "day": days(8)})
     with pytest.raises(JoinError, match=r"customer_id.*string.*int64"):
         labels.select(["id"]).join(transactions.select(AMOUNTS)).read()
 
 
 def test_integers_of_two_widths_compare(fs: FeatureStore, transactions: FeatureGroup) -> None:
+    """J5: both are whole numbers."""
     features = [Feature("id", "int64"), Feature("customer_id", "int32"), Feature("day", "timestamp")]
     labels = make(fs, "labels", ["id"], {"id": [1], "customer_id": [1], "day": days(8)}, features=features)
     assert read(labels.select(["id"]).join(transactions.select(["amount_last_week"]))) == {
@@ -201,6 +212,7 @@ def test_integers_of_two_widths_compare(fs: FeatureStore, transactions: FeatureG
 
 
 def test_null_keys_match_nothing(fs: FeatureStore, transactions: FeatureGroup) -> None:
+    """J5: not even each other."""
     who = pd.array([1, None], dtype="Int64")
     labels = make(fs, "labels", ["id"], {"id": [1, 2], "customer_id": who, "day": days(8, 8)})
     assert read(labels.select(["id"]).join(transactions.select(["amount_last_week"]))) == {
@@ -213,6 +225,7 @@ def test_null_keys_match_nothing(fs: FeatureStore, transactions: FeatureGroup) -
 
 
 def test_two_columns_of_one_name_are_an_error_that_offers_a_prefix(fs: FeatureStore) -> None:
+    """J6: never a silent rename or drop."""
     a = make(fs, "a", ["k"], {"k": [1], "day": days(1), "score": [1]})
     b = make(fs, "b", ["k"], {"k": [1], "day": days(1), "score": [2], "Score2": [3]})
     with pytest.raises(JoinError, match=r"a_v1 and b_v1.*score.*prefix"):
@@ -222,6 +235,7 @@ def test_two_columns_of_one_name_are_an_error_that_offers_a_prefix(fs: FeatureSt
 
 
 def test_names_that_differ_in_case_alone_clash(fs: FeatureStore) -> None:
+    """J6, C2: names are unique without regard to case."""
     a = make(fs, "a", ["k"], {"k": [1], "day": days(1), "score": [1]})
     b = make(fs, "b", ["k"], {"k": [1], "day": days(1), "Score": [2]})
     with pytest.raises(JoinError, match="Score"):
@@ -229,6 +243,7 @@ def test_names_that_differ_in_case_alone_clash(fs: FeatureStore) -> None:
 
 
 def test_keys_and_times_of_the_right_side_do_not_clash(fs: FeatureStore) -> None:
+    """J6: the left copy stands; with a prefix both do."""
     a = make(fs, "a", ["k"], {"k": [1], "day": days(3), "y": [1]})
     b = make(fs, "b", ["k"], {"k": [1], "day": days(1), "x": [2]})
     left = read(a.select_all().join(b.select_all()))
@@ -239,6 +254,7 @@ def test_keys_and_times_of_the_right_side_do_not_clash(fs: FeatureStore) -> None
 
 
 def test_awkward_names_work(fs: FeatureStore) -> None:
+    """J6: whatever the columns are called."""
     names = ["x_y", "rank", "index", "select", "event time", 'quo"te', "0.day", "j0"]
     a = make(fs, "a", ["k"], {"k": [1], "day": days(3), **{n: [i] for i, n in enumerate(names)}})
     b = make(fs, "b", ["k"], {"k": [1], "day": days(1), **{n: [-i] for i, n in enumerate(names)}})
@@ -247,6 +263,7 @@ def test_awkward_names_work(fs: FeatureStore) -> None:
 
 
 def test_key_and_time_columns_may_have_awkward_names_too(fs: FeatureStore) -> None:
+    """J6: keys and times as well."""
     a = make(fs, "a", ["select"], {"select": [1], "event time": days(3), "y": [1]}, time="event time")
     b = make(fs, "b", ["order"], {"order": [1], "from": days(1), "x": [2]}, time="from")
     joined = a.select(["y"]).join(b.select(["x"]), left_on=["select"], right_on=["order"])
@@ -254,6 +271,7 @@ def test_key_and_time_columns_may_have_awkward_names_too(fs: FeatureStore) -> No
 
 
 def test_unknown_columns_are_refused_with_those_that_exist(fs: FeatureStore, transactions: FeatureGroup) -> None:
+    """J5: before anything is read."""
     labels = make(fs, "labels", ["customer_id"], {"customer_id": [1], "day": days(1), "y": [1]})
     with pytest.raises(JoinError, match="nobody"):
         labels.select(["y"]).join(transactions.select(AMOUNTS), on=["nobody"]).read()
@@ -265,6 +283,7 @@ def test_unknown_columns_are_refused_with_those_that_exist(fs: FeatureStore, tra
 
 
 def test_nested_join_uses_the_middle_row_key_at_the_spines_time(fs: FeatureStore) -> None:
+    """J7: c joins by b's columns, at the spine's time."""
     orders = make(fs, "orders", ["id"], {"id": [1, 2, 3], "card": [7, 7, 8], "day": days(2, 9, 9), "y": [0, 1, 0]})
     cards = make(fs, "cards", ["card"], {"card": [7, 7], "day": days(1, 5), "owner": ["ann", "bob"]})
     owners = make(
@@ -278,6 +297,7 @@ def test_nested_join_uses_the_middle_row_key_at_the_spines_time(fs: FeatureStore
 
 
 def test_prefixes_of_nested_joins_add_up(fs: FeatureStore) -> None:
+    """J6, J7: a prefix renames all that its join contributes."""
     a = make(fs, "a", ["k"], {"k": [1], "day": days(3), "v": [1]})
     b = make(fs, "b", ["k"], {"k": [1], "day": days(2), "v": [2]})
     c = make(fs, "c", ["k"], {"k": [1], "day": days(1), "v": [3]})
@@ -289,6 +309,7 @@ def test_prefixes_of_nested_joins_add_up(fs: FeatureStore) -> None:
 
 
 def test_age_equal_to_ttl_counts_and_older_does_not(fs: FeatureStore) -> None:
+    """G18: as a candidate in joins."""
     ttl = timedelta(days=3)
     features = make(fs, "features", ["k"], {"k": [1], "day": days(1), "x": [5]}, ttl=ttl)
     moments = [datetime(2021, 1, 4, tzinfo=UTC) + timedelta(microseconds=n) for n in (0, 1)]
@@ -299,6 +320,7 @@ def test_age_equal_to_ttl_counts_and_older_does_not(fs: FeatureStore) -> None:
 
 
 def test_expired_row_ends_a_nested_join(fs: FeatureStore) -> None:
+    """G18, J7: an expired row joins nothing."""
     orders = make(fs, "orders", ["id"], {"id": [1, 2], "card": [7, 7], "day": days(2, 9)})
     cards = make(fs, "cards", ["card"], {"card": [7], "day": days(1), "owner": ["ann"]}, ttl=timedelta(days=2))
     owners = make(fs, "owners", ["owner"], {"owner": ["ann"], "day": days(1), "age": [30]})
@@ -307,6 +329,7 @@ def test_expired_row_ends_a_nested_join(fs: FeatureStore) -> None:
 
 
 def test_spine_shows_all_that_is_stored_whatever_its_ttl(fs: FeatureStore, transactions: FeatureGroup) -> None:
+    """G18: a spine and `read()` show everything."""
     labels = make(fs, "labels", ["customer_id"], {"customer_id": [1], "day": days(1), "y": [1]}, ttl=timedelta(days=1))
     assert read(labels.select(["y"]).join(transactions.select(["amount_last_week"]))) == {
         "y": [1],
@@ -317,86 +340,9 @@ def test_spine_shows_all_that_is_stored_whatever_its_ttl(fs: FeatureStore, trans
 
 # Against other ways to compute the same
 
-_START = datetime(2021, 1, 1, tzinfo=UTC)
-
-
-def _definition(name: str, key: str, features: list[tuple[str, str]], ttl: timedelta | None = None) -> Definition:
-    shape = tuple(Feature(n, t) for n, t in [(key, "bigint"), ("at", "timestamp"), *features])
-    return Definition(GroupRef(name, 1), shape, (key,), "at", ttl)
-
-
-def _table(definition: Definition, rows: Sequence[tuple[Any, ...]]) -> pa.Table:
-    schema = pa.schema([(f.name, f.type) for f in definition.features])
-    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
-
-
-_hours = st.integers(0, 12).map(lambda n: _START + timedelta(hours=n))
-_keys = st.one_of(st.none(), st.integers(0, 3))
-_spines = st.lists(st.tuples(_hours, _keys), max_size=12).map(
-    lambda rows: [(i, at, k, k) for i, (at, k) in enumerate(rows)]
-)
-_features = st.dictionaries(
-    st.tuples(st.integers(0, 3), _hours), st.one_of(st.none(), st.integers(-9, 9)), max_size=14
-).map(lambda found: [(k, at, v) for (k, at), v in found.items()])
-
-
-def _newest(
-    rows: Sequence[tuple[int, datetime, int | None]], key: int | None, at: datetime, ttl: timedelta | None
-) -> tuple[int, datetime, int | None] | None:
-    best = None
-    for row in rows:
-        if row[0] == key and row[1] <= at and (best is None or row[1] > best[1]):
-            best = row
-    return best if best is not None and (ttl is None or at - best[1] <= ttl) else None
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    spine=_spines, first=_features, second=_features, inner=st.booleans(),
-    ttl=st.one_of(st.none(), st.integers(0, 6).map(lambda n: timedelta(hours=n))),
-)  # fmt: skip
-def test_result_equals_a_loop_over_all_rows(
-    spine: list[tuple[Any, ...]], first: list[tuple[Any, ...]], second: list[tuple[Any, ...]], inner: bool,
-    ttl: timedelta | None,
-) -> None:  # fmt: skip
-    labels = _definition("labels", "id", [("a", "bigint"), ("b", "bigint")])
-    left = _definition("firsts", "a", [("x", "bigint")], ttl)
-    right = _definition("seconds", "b", [("z", "bigint")])
-    groups = {d.ref: d for d in (labels, left, right)}
-    query = (
-        Query(labels.ref, ("id",))
-        .join(Query(left.ref, ("x",)), join_type="inner" if inner else "left")
-        .join(Query(right.ref, ("z",)))
-    )
-    tables = [_table(labels, spine), _table(left, first), _table(right, second)]
-
-    expected = []
-    for number, at, a, b in sorted(spine, key=lambda row: (row[1], row[0])):
-        x, z = _newest(first, a, at, ttl), _newest(second, b, at, None)
-        if x is not None or not inner:
-            expected.append((number, x and x[2], z and z[2]))
-    found = engine.execute(plan(query, groups), tables).to_pydict()
-    assert list(zip(found["id"], found["x"], found["z"], strict=True)) == expected
-
-
-@settings(max_examples=40, deadline=None)
-@given(spine=_spines.map(lambda rows: [r for r in rows if r[2] is not None]), rows=_features)
-def test_result_equals_pandas_merge_asof(spine: list[tuple[Any, ...]], rows: list[tuple[Any, ...]]) -> None:
-    labels = _definition("labels", "id", [("a", "bigint"), ("b", "bigint")])
-    right = _definition("rights", "a", [("x", "bigint")])
-    query = Query(labels.ref, ("id",)).join(Query(right.ref, ("x",)))
-    tables = [_table(labels, spine), _table(right, rows)]
-    found = engine.execute(plan(query, {labels.ref: labels, right.ref: right}), tables)
-
-    by_time = tables[0].to_pandas().sort_values(["at", "id"])
-    x = tables[1].to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get).sort_values("at")
-    merged = pd.merge_asof(by_time, x.astype({"a": "int64"}), on="at", by="a")
-    assert found.column("id").to_pylist() == merged["id"].tolist()
-    assert found.column("x").to_pylist() == [None if pd.isna(v) else v for v in merged["x"]]
-
 
 def test_stored_groups_equal_merge_asof_after_many_inserts(fs: FeatureStore) -> None:
+    """J11: whatever the order of inserts."""
     random = np.random.default_rng(7)
 
     def frame(n: int, value: str) -> pd.DataFrame:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -57,6 +58,7 @@ def ids(query: Query) -> list[int]:
 
 
 def test_comparisons_keep_the_rows_they_say(orders: FeatureGroup) -> None:
+    """J8: section 3's comparisons."""
     amount, city = orders["amount"], orders["city"]
     query = orders.select(["id"])
     assert ids(query.filter(amount == 30)) == [3]
@@ -74,6 +76,7 @@ def test_comparisons_keep_the_rows_they_say(orders: FeatureGroup) -> None:
 
 
 def test_filters_combine_and_nulls_compare_as_in_sql(orders: FeatureGroup) -> None:
+    """J8: nulls as in SQL, also under `~`."""
     amount, city = orders["amount"], orders["city"]
     query = orders.select(["id"])
     assert ids(query.filter((amount > 10) & (city == "Os"))) == [4]
@@ -84,6 +87,7 @@ def test_filters_combine_and_nulls_compare_as_in_sql(orders: FeatureGroup) -> No
 
 
 def test_values_of_filters_are_values_whatever_they_contain(orders: FeatureGroup) -> None:
+    """J8, C2: no value becomes SQL."""
     query = orders.select(["id"])
     assert ids(query.filter(orders["city"] == "x' OR '1' = '1")) == []
     assert ids(query.filter(orders["day"] >= datetime(2021, 1, 3, tzinfo=UTC))) == [3, 4]
@@ -91,12 +95,14 @@ def test_values_of_filters_are_values_whatever_they_contain(orders: FeatureGroup
 
 
 def test_filter_on_a_joined_query_restricts_the_candidates(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    """J8: before the match."""
     confirmed = limits.select(["top"]).filter(limits["confirmed"] == True)  # noqa: E712  # a filter, not a truth value
     joined = orders.select(["id"]).join(confirmed)
     assert joined.read("arrow").to_pydict() == {"id": [1, 2, 3, 4], "top": [100, 100, 100, 100]}
 
 
 def test_filter_on_the_whole_applies_after_the_match(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    """J8: after."""
     joined = orders.select(["id"]).join(limits.select(["top"]))
     whole = joined.filter(limits["confirmed"] == True)  # noqa: E712
     assert whole.read("arrow").to_pydict() == {"id": [1, 2], "top": [100, 100]}
@@ -104,6 +110,7 @@ def test_filter_on_the_whole_applies_after_the_match(orders: FeatureGroup, limit
 
 
 def test_filter_before_the_join_is_of_the_spine(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    """J8: it is the left-most group's own."""
     joined = orders.select(["id"]).filter(orders["amount"] > 10).join(limits.select(["top"]))
     assert joined.read("arrow").to_pydict() == {"id": [3, 4], "top": [300, 300]}
 
@@ -134,6 +141,61 @@ def test_a_filter_has_no_truth_value() -> None:
         Query(CARDS, ("amount",)).filter(True)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (lambda g: g["amount"] == "10", r"'amount' of orders_v1 \(double\) has the value '10' \(str\); expected a num"),
+        (lambda g: g["amount"] > True, "expected a number"),
+        (lambda g: g["amount"] < float("nan"), "expected a number"),
+        (lambda g: g["city"] == 3, r"\(string\) has the value 3 \(int\); expected text"),
+        (lambda g: g["city"].isin(["Oslo", 3]), "expected text"),
+        (lambda g: g["amount"].between(1, "x"), "expected a number"),
+        (lambda g: g["amount"].like("1%"), "for text columns"),
+        (lambda g: g["day"] > 20210101, "expected a datetime, a date, or ISO text"),
+        (lambda g: g["day"] > "yesterday", "expected a datetime, a date, or ISO text"),
+        (lambda g: g["city"] == None, "is_null"),  # noqa: E711  # what a user may write
+        (lambda g: g["city"] == g["customer"], "another column, 'customer'"),
+        (lambda g: g["amount"] == np.array([1, 2]), "isin"),
+        (lambda g: g["city"].isin("Oslo"), r"\['Oslo'\]"),
+    ],
+)  # fmt: skip
+def test_values_of_another_type_than_their_column_are_refused(
+    orders: FeatureGroup, condition: Callable[[FeatureGroup], Filter], message: str
+) -> None:
+    """J8, section 3: text against a number and the like, with the column, its type and the value."""
+    with pytest.raises(SchemaMismatch, match=message):
+        orders.select(["id"]).filter(condition(orders)).read()
+
+
+def test_values_may_be_spelled_in_the_ways_their_type_has(orders: FeatureGroup) -> None:
+    """J8: times as text, dates, datetimes of any zone or pandas' own; numbers as NumPy's or decimals."""
+    query, day = orders.select(["id"]), orders["day"]
+    for moment in ("2021/01/03", "2021-01-03T01:00:00+01:00", date(2021, 1, 3), pd.Timestamp("2021-01-03"),
+                   np.datetime64("2021-01-03"), np.datetime64("2021-01-03", "ns")):  # fmt: skip
+        assert ids(query.filter(day == moment)) == [3], moment
+    assert ids(query.filter(orders["amount"] == np.float32(30))) == [3]
+    assert ids(query.filter(orders["id"].isin(np.array([2, 3])))) == [2, 3]
+    assert ids(query.filter(orders["amount"] >= Decimal("30.00"))) == [3, 4]
+    assert ids(query.filter(~orders["city"].isin(["Oslo", None]))) == [], "as in SQL: unknown for all others"
+
+
+def test_queries_with_equal_filters_are_equal() -> None:
+    """Frozen data compare by what they say."""
+    assert Query(CARDS, ("amount",)).filter(AMOUNT > 1) == Query(CARDS, ("amount",)).filter(AMOUNT > 1)
+    assert Query(CARDS, ("amount",)).filter(AMOUNT > 1) != Query(CARDS, ("amount",)).filter(AMOUNT > 2)
+    assert Query(CARDS, ("amount",)).filter(AMOUNT > 1) != Query(CARDS, ("amount",)).filter(AMOUNT > True)
+
+
+def test_limits_are_whole_numbers_and_the_smaller_one_holds(orders: FeatureGroup) -> None:
+    """Section 3, limit: and nothing is filtered after it."""
+    assert ids(orders.select(["id"]).limit(2).limit(3)) == [1, 2]
+    assert ids(orders.select(["id"]).limit(0)) == []
+    with pytest.raises(SchemaMismatch, match=r"limit\(-1\)"):
+        orders.select(["id"]).limit(-1)
+    with pytest.raises(JoinError, match="Filter first"):
+        orders.select(["id"]).limit(2).filter(orders["amount"] > 1)
+
+
 def test_every_method_gives_a_new_query() -> None:
     query = Query(CARDS, ("amount",))
     other = Query(GroupRef("limits", 1), ("top",))
@@ -156,6 +218,7 @@ def test_every_method_gives_a_new_query() -> None:
     ],
 )
 def test_joins_that_cannot_be_are_refused(arguments: dict[str, object], message: str) -> None:
+    """J4, J5: other join types, and keys given in two ways."""
     query = Query(CARDS, ("amount",))
     with pytest.raises(JoinError, match=message):
         query.join(Query(GroupRef("limits", 1), ("top",)), **arguments)  # type: ignore[arg-type]
@@ -204,12 +267,14 @@ def test_limit_and_show_give_the_first_rows(orders: FeatureGroup) -> None:
 
 
 def test_read_takes_a_half_open_time_range_of_the_spine(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    """G12: half-open on the spine's event time."""
     query = orders.select(["id"]).join(limits.select(["top"]))
     found = query.read("arrow", start_time="2021-01-02", end_time="2021-01-04")
     assert found.to_pydict() == {"id": [2, 3], "top": [100, 300]}, "limits before the start still count"
 
 
 def test_as_of_reads_a_group_as_it_was(orders: FeatureGroup) -> None:
+    """G13: by version."""
     before = orders.delta_version
     orders.insert(
         pd.DataFrame(
@@ -256,6 +321,7 @@ def test_rows_without_event_time_cannot_be_chosen_by_time(fs: FeatureStore) -> N
 
 
 def test_frames_come_in_three_kinds(orders: FeatureGroup) -> None:
+    """Section 3, read: pandas, Polars and Arrow."""
     query = orders.select(["id", "amount"])
     arrow = query.read("arrow")
     assert query.read("polars").to_arrow().to_pydict() == arrow.to_pydict()
@@ -265,6 +331,7 @@ def test_frames_come_in_three_kinds(orders: FeatureGroup) -> None:
 
 
 def test_to_string_is_sql_that_runs_on_the_groups_by_name(orders: FeatureGroup, limits: FeatureGroup) -> None:
+    """J12: it prints the SQL that runs."""
     import duckdb
 
     query = orders.select(["id"]).join(limits.select(["top"])).filter(limits["top"] > 100)
