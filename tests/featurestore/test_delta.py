@@ -81,6 +81,7 @@ def content(location: str, version: int | None = None) -> list[tuple[int, float,
 
 
 def test_g11_an_append_newer_than_everything_adds_files_only(table, clock):
+    """G11: no file goes."""
     upsert(table, clock, (1, 0, 1.0), (1, 1, 2.0))
     before = files(table)
     upsert(table, clock, (1, 2, 3.0))
@@ -88,7 +89,18 @@ def test_g11_an_append_newer_than_everything_adds_files_only(table, clock):
     assert content(table) == [(1, 0, 1.0), (1, 1, 2.0), (1, 2, 3.0)]
 
 
+def test_g11_an_append_newer_than_everything_reads_no_stored_file(table, clock):
+    """G11: so it costs what the batch costs, whatever the table's size; the files are not even there any more."""
+    upsert(table, clock, (1, 0, 1.0), (1, 1, 2.0))
+    for path in files(table):
+        Path(path).unlink()
+    assert upsert(table, clock, (1, 2, 3.0)).rows_inserted == 1
+    with pytest.raises(NotReproducible):
+        upsert(table, clock, (1, 1, 3.0))
+
+
 def test_g11_a_late_batch_rewrites_only_the_files_whose_time_range_it_touches(table, clock):
+    """G11: of four days one."""
     for day in range(4):
         upsert(table, clock, (1, day, 0.0), (1, day + 0.5, 0.0))
     by_day = {f.low: f.path for f in delta.snapshot(table, "t").files}
@@ -101,6 +113,7 @@ def test_g11_a_late_batch_rewrites_only_the_files_whose_time_range_it_touches(ta
 
 
 def test_g11_a_late_batch_of_new_rows_rewrites_nothing(table, clock):
+    """G11: there is nothing to replace."""
     upsert(table, clock, (1, 0, 0.0), (1, 2, 0.0))
     before = files(table)
     assert upsert(table, clock, (1, 1, 0.0)).rows_inserted == 1
@@ -132,6 +145,7 @@ def test_g17_any_delta_reader_sees_the_truth_with_not_null_keys(table, clock):
 
 
 def test_g9_the_window_is_in_the_commit_and_the_watermark_never_falls(table, clock):
+    """G9: with rows or without."""
     first, late = Window(T0 + DAY, T0 + 2 * DAY), Window(T0, T0 + DAY)
     assert delta.watermark(table) is None
     upsert(table, clock, (1, 1, 1.0), window=first)
@@ -172,6 +186,7 @@ def test_g13_a_time_means_the_version_that_was_current_then(table, clock):
 
 
 def test_g10_a_write_that_fails_leaves_the_old_version(table, clock):
+    """G10: and no file of its own."""
     upsert(table, clock, (1, 0, 1.0))
     with pytest.raises(FeatureStoreError, match="other"):
         delta.upsert(
@@ -187,6 +202,7 @@ def test_g10_a_write_that_fails_leaves_the_old_version(table, clock):
 
 
 def test_c3_a_writer_that_always_loses_gets_a_conflict_and_writes_nothing(table, clock, monkeypatch):
+    """C3: after bounded retries; its files are gone again."""
     monkeypatch.setattr(delta, "_ATTEMPTS", 2)
     rounds = []
 
@@ -199,6 +215,7 @@ def test_c3_a_writer_that_always_loses_gets_a_conflict_and_writes_nothing(table,
     with pytest.raises(Conflict, match="2 times in a row"):
         delta.upsert(table, rows((1, 0, 1.0)), identity=("card", "t"), order="t", who="me", clock=faster)
     assert content(table) == [(2, 1.0, 1.0), (2, 2.0, 1.0)]
+    assert {str(path) for path in Path(table).glob("*.parquet")} == files(table)
 
 
 def test_c3_a_loser_of_a_race_computes_again_from_the_newer_version(table, clock):

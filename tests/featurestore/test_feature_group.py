@@ -84,6 +84,7 @@ def online(group: FeatureGroup, card: int) -> float | None:
 
 
 def test_g1_offline_keeps_every_time_and_online_the_newest_row(cards):
+    """G1: identity is key and time offline, key online."""
     cards.insert(rows((1, 0, 1.0), (1, 1, 2.0), (2, 0, 3.0)))
     assert content(cards) == [(1, 0, 1.0), (2, 0, 3.0), (1, 1, 2.0)]
     assert (online(cards, 1), online(cards, 2), online(cards, 3)) == (2.0, 3.0, None)
@@ -179,6 +180,7 @@ def test_g2_a_new_connection_reads_what_another_wrote(cards, tmp_path):
 
 
 def test_g3_inserting_the_same_rows_again_changes_nothing(cards):
+    """G3: in any order, NaN or null; no new Delta version."""
     first = cards.insert(rows((1, 0, 1.0), (2, 0, None)))
     again = cards.insert(rows((2, 0, float("nan")), (1, 0, 1.0)))
     assert (first.rows_written, again.rows_written, again.rows_unchanged) == (2, 0, 2)
@@ -193,6 +195,7 @@ def test_g3_an_upsert_counts_new_changed_and_equal_rows(cards):
 
 
 def test_g4_of_one_identity_twice_in_a_batch_the_last_one_wins(cards):
+    """G4: and the commit counts the others."""
     commit = cards.insert(rows((1, 0, 1.0), (2, 0, 5.0), (1, 0, 2.0), (1, 0, 3.0)))
     assert (commit.rows_inserted, commit.rows_deduplicated) == (2, 2)
     assert content(cards) == [(1, 0, 3.0), (2, 0, 5.0)]
@@ -200,6 +203,7 @@ def test_g4_of_one_identity_twice_in_a_batch_the_last_one_wins(cards):
 
 @pytest.mark.parametrize(("bad", "column"), [((None, 0, 1.0), "card"), ((1, None, 1.0), "t")])
 def test_g5_a_null_key_or_time_is_refused_and_nothing_written(cards, bad, column):
+    """G5: naming column and row, offline and online."""
     with pytest.raises(InvalidData, match=f"'{column}' is null in row 1"):
         cards.insert(rows((2, 0, 1.0), bad))
     assert (cards.delta_version, content(cards), online(cards, 2)) == (0, [], None)
@@ -226,6 +230,7 @@ def test_g6_an_overwrite_replaces_everything_offline_and_online(cards):
     ],
 )
 def test_g6_a_frame_that_breaks_the_contract_is_refused_and_nothing_written(cards, change, error):
+    """G6: a missing, an extra, a differently typed column, a value that would change."""
     cards.insert(rows((1, 0, 1.0)))
     with pytest.raises(error):
         cards.insert(change(rows((1, 1, 2.0))))
@@ -244,6 +249,7 @@ def test_g6_the_first_insert_fixes_the_schema_of_an_undeclared_group(store, tmp_
 
 
 def test_g6_an_integer_column_with_nulls_stays_an_integer(store):
+    """G6: no dtype is inferred from one lucky batch."""
     group = store.get_or_create_feature_group(
         "n", 1, primary_key=["id"], features=[Feature("id", "int"), Feature("n", "bigint")]
     )
@@ -262,6 +268,7 @@ def test_g6_an_integer_column_with_nulls_stays_an_integer(store):
     ],
 )  # fmt: skip
 def test_g6_getting_a_group_with_another_definition_is_refused(store, cards, other):
+    """G6: keys, event time or features."""
     with pytest.raises(SchemaMismatch):
         cards_in(store, **other)
 
@@ -287,6 +294,7 @@ def test_g6_a_definition_that_cannot_work_is_refused_before_anything_is_made(sto
 
 
 def test_g7_naive_times_are_utc_and_come_back_aware(cards):
+    """G7: a zone is converted, and all come back as UTC microseconds."""
     naive = pd.DataFrame(
         {
             "card": [1, 2],
@@ -304,12 +312,14 @@ def test_g7_naive_times_are_utc_and_come_back_aware(cards):
 
 
 def test_g7_nanoseconds_that_would_be_lost_are_refused(cards):
+    """G7: instead of being cut off."""
     frame = rows((1, 0, 1.0)).set_column(1, "t", pa.array([1], pa.timestamp("ns")))
     with pytest.raises(InvalidData, match="'t'"):
         cards.insert(frame)
 
 
 def test_g8_a_row_older_than_what_is_online_never_overwrites_it(cards):
+    """G8: one of the same time does."""
     cards.insert(rows((1, 5, 5.0)))
     cards.insert(rows((1, 2, 2.0)))
     assert online(cards, 1) == 5.0
@@ -342,6 +352,7 @@ def test_g7_microseconds_tell_rows_apart_at_the_edge_of_a_file(cards):
 
 
 def test_g9_the_watermark_is_the_largest_window_end_committed(cards):
+    """G9: a late backfill never lowers it."""
     assert cards.watermark is None
     cards.insert(rows((1, 30, 1.0)), window=(T0 + DAY, T0 + 2 * DAY))
     cards.insert(rows((1, 1, 1.0)), window=Window(T0, T0 + DAY))
@@ -372,6 +383,7 @@ def test_g3_an_overwrite_by_equal_rows_is_no_commit(cards):
 
 
 def test_g9_an_empty_frame_with_a_window_is_a_commit_and_the_same_again_is_not(cards):
+    """G9: it advances the watermark."""
     first = cards.insert(rows(), window=("2026-01-01", "2026-01-02"))
     assert (first.version, first.rows_written, cards.watermark) == (1, 0, T0 + DAY)
     assert cards.insert(rows(), window=("2026-01-01", "2026-01-02")).version == 1
@@ -387,6 +399,7 @@ def test_g9_the_same_window_with_late_rows_writes_only_them(cards):
 
 
 def test_g10_a_failed_online_write_is_repaired_by_the_next_insert(store, cards, monkeypatch):
+    """G10: offline is at the new version, online catches up."""
     cards.insert(rows((1, 0, 1.0)))
 
     def full(*_arguments: object, **_options: object) -> None:
@@ -414,11 +427,13 @@ def test_g10_a_failed_online_write_is_repaired_by_the_next_insert(store, cards, 
     ],
 )  # fmt: skip
 def test_g12_reading_is_half_open_on_event_time(cards, start, end, hours):
+    """G12: for every spelling of a time."""
     cards.insert(rows((1, 0, 0.0), (1, 1, 1.0), (1, 2, 2.0)))
     assert [h for _, h, _ in content(cards, start_time=start, end_time=end)] == hours
 
 
 def test_g12_rows_come_ordered_by_time_then_key(cards):
+    """G12: across files."""
     cards.insert(rows((3, 1, 0.0), (1, 1, 0.0)))
     cards.insert(rows((2, 1, 0.0), (9, 0, 0.0)))
     assert [(c, h) for c, h, _ in content(cards)] == [(9, 0), (1, 1), (2, 1), (3, 1)]
@@ -468,6 +483,7 @@ def test_g14_removing_needs_exactly_key_and_time(cards):
 
 
 def test_g15_strict_refuses_the_batch_and_keeps_the_rows_in_quarantine(store, clock):
+    """G15: with the rule and the time."""
     group = cards_in(store, expectation_suite=POSITIVE)
     assert len(group.quarantine()) == 0
     group.insert(rows((1, 0, 1.0)))
@@ -481,6 +497,7 @@ def test_g15_strict_refuses_the_batch_and_keeps_the_rows_in_quarantine(store, cl
 
 
 def test_g15_always_writes_and_keeps_the_report_with_the_commit(store):
+    """G15: by Delta version."""
     group = cards_in(store, expectation_suite=POSITIVE, validation_ingestion_policy="ALWAYS")
     good, bad = group.insert(rows((1, 0, 1.0))), group.insert(rows((2, 0, -1.0)))
     assert len(content(group)) == 2
@@ -523,6 +540,7 @@ def test_g15_one_batch_may_skip_the_rules(store):
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_g16_statistics_are_of_the_rows_a_commit_wrote_or_of_the_group_now(store, clock, kept):
+    """G16: kept with the commit or computed when asked for."""
     group = cards_in(store, statistics_config=kept)
     first = group.insert(rows((1, 0, 1.0), (2, 0, 3.0)))
     clock.now += HOUR
@@ -581,13 +599,25 @@ def test_g18_a_row_older_than_ttl_is_absent_online_and_stays_offline(store, cloc
 
 @pytest.mark.parametrize("name", ["../x", "Cards", "a'b", 'a"b', "саrds", "", "a" * 64])
 def test_c2_a_group_name_that_is_not_plain_is_refused(store, tmp_path, name):
+    """C2: and nothing is made beside the home."""
     before = sorted(p.name for p in tmp_path.parent.iterdir())
     with pytest.raises(SchemaMismatch, match="not allowed"):
         store.get_or_create_feature_group(name, 1, primary_key=["id"], features=[Feature("id", "int")])
     assert sorted(p.name for p in tmp_path.parent.iterdir()) == before
 
 
+@pytest.mark.parametrize("name", ["../x", "View", "a b", "a'b", "vіew", "", "a" * 64])
+def test_c2_a_view_or_function_name_that_is_not_plain_is_refused(store, cards, name):
+    """C2: quotes, paths and look-alikes of other alphabets; nothing is registered."""
+    with pytest.raises(SchemaMismatch, match="not allowed"):
+        store.create_feature_view(name, 1, query=cards.select_all())
+    assert store.get_feature_views() == []
+    with pytest.raises(NotFound):
+        store.get_transformation_function(name)
+
+
 def test_c2_any_column_name_works_end_to_end(store):
+    """C2: inserted, updated, read, looked up and removed."""
     names = [
         "Card No",
         "event time",
