@@ -584,11 +584,20 @@ class FeatureGroup:
             self._make_table()
 
     def _make_table(self) -> None:
-        d = self.definition
+        d, catalog = self.definition, self._store.catalog
+        was_there = catalog.noted(self.id, "statistics") or catalog.noted(self.id, "validation")
+        if (was_there or self._is_online()) and not delta.exists(self.location):
+            raise NotFound(
+                f"The Delta table of {self.ref} is no longer at {self.location}. Restore the folder from a backup; or "
+                "delete the group with fg.delete() and create it anew."
+            )
         delta.create(
             self.location, d.schema, name=str(self.ref), description=d.description, partition_by=d.partition_key,
             owner=self.id, notes=d.column_notes(),
         )  # fmt: skip
+
+    def _is_online(self) -> bool:
+        return self.online_enabled and self._store.online.version(self.online_table()) is not None
 
     def _snapshot(self, version: int | None = None) -> delta.Snapshot:
         self._declared()

@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore import data_files, delta, on_demand, validation
 from featurestore.engines import staging
@@ -77,7 +78,14 @@ def _conformed(rows: pa.Table, definition: GroupDefinition, what: str) -> tuple[
     """Rows as the contract has them, with on-demand features computed; the contract has columns then."""
     rows = on_demand.computed(rows, definition.transformation_functions, definition.features, what)
     declared = definition if definition.features else definition.with_features(infer_features(rows.schema))
-    return declared, conform(rows, declared.features, required=declared.identity, what=what)
+    conformed = conform(rows, declared.features, required=declared.identity, what=what)
+    for name in declared.partition_key:
+        if pa.types.is_string(conformed[name].type) and pc.any(pc.equal(conformed[name], "")).as_py():
+            raise InvalidData(
+                f"{what}: the partition key {name!r} holds an empty text, which other Delta readers take for null. "
+                "Nothing was written. Make it null, or give it a name such as 'none'."
+            )
+    return declared, conformed
 
 
 def _some(batches: Iterator[pa.Table], schema: pa.Schema) -> pa.Table:

@@ -112,19 +112,20 @@ class FeatureStore:
             else:
                 group.prepare()
                 return group
-        identifier, data = existing
-        stored = GroupDefinition.from_json(wanted.ref, data)
-        _check_same(stored, wanted)
-        merged = replace(
-            wanted, features=stored.features or wanted.features,
-            transformation_functions=stored.transformation_functions,
-        )  # fmt: skip
-        merged = replace(merged, tags={**(stored.tags or {}), **(wanted.tags or {})})
-        if not description:
-            merged = replace(merged, description=stored.description)
-        if merged.to_json() != data:
-            self.catalog.update(identifier, merged.to_json())
-        group = FeatureGroup(self, identifier, merged)
+        identifier = existing[0]
+
+        def merged(data: dict[str, Any]) -> dict[str, Any]:
+            stored = GroupDefinition.from_json(wanted.ref, data)
+            _check_same(stored, wanted)
+            both = replace(
+                wanted, features=stored.features or wanted.features, description=description or stored.description,
+                tags={**(stored.tags or {}), **(wanted.tags or {})},
+                transformation_functions=stored.transformation_functions,
+            )  # fmt: skip
+            return both.to_json()
+
+        definition = GroupDefinition.from_json(wanted.ref, self.catalog.change(identifier, merged))
+        group = FeatureGroup(self, identifier, definition)
         group.prepare()
         return group
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from deltalake.exceptions import DeltaError
 
 import featurestore
 from featurestore import Feature, FeatureGroup, FeatureStore, delta
-from featurestore.errors import Conflict, NotFound, SchemaMismatch
+from featurestore.errors import Conflict, InvalidData, NotFound, SchemaMismatch
 from featurestore.schema import TIMESTAMP
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -203,6 +204,30 @@ def test_a_foreign_key_is_among_the_columns_and_no_feature(store):
 
 
 # The Delta table itself
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_g10_a_table_whose_folder_is_gone_is_not_made_anew(store, online):
+    """G10: an empty table in its place would hide the loss."""
+    definition = {"primary_key": ["card"], "event_time": "t", "features": CARDS, "online_enabled": online}
+    group = store.get_or_create_feature_group("lost", 1, **definition)
+    group.insert(rows((1, 0, 1.0)))
+    shutil.rmtree(group.location)
+    with pytest.raises(NotFound, match="Restore the folder"):
+        group.insert(rows((2, 0, 2.0)))
+    with pytest.raises(NotFound, match="Restore the folder"):
+        store.get_or_create_feature_group("lost", 1, **definition)
+    assert not Path(group.location).exists()
+
+
+def test_g17_an_empty_text_in_a_partition_key_is_refused(store):
+    """G17: the protocol spells null that way, so that other readers would see another value."""
+    group = store.get_or_create_feature_group(
+        "parts", 1, primary_key=["card"], event_time="t", features=[*CARDS, MORE[0]], partition_key=["city"]
+    )
+    with pytest.raises(InvalidData, match="'city' holds an empty text"):
+        group.insert(rows((1, 0, 1.0), city=[""]))
+    assert group.insert(rows((1, 0, 1.0), (2, 0, 1.0), city=[None, "Bern"])).rows_inserted == 2
 
 
 def test_g17_the_table_says_what_its_columns_are(cards):
