@@ -61,6 +61,10 @@ def insert(fs: FeatureStore, first: int, last: int, add: float = 0.0) -> None:
 
 @pytest.fixture
 def view(fs: FeatureStore) -> FeatureView:
+    return made_view(fs)
+
+
+def made_view(fs: FeatureStore) -> FeatureView:
     insert(fs, 0, 40)
     labels, features = fs.get_feature_group("labels", 1), fs.get_feature_group("features", 1)
     query = labels.select(["y"]).join(features.select(["x", "name"]))
@@ -491,20 +495,32 @@ def test_decimals_and_infinities_come_back_from_csv(fs: FeatureStore) -> None:
 
 _CREATE = """
 import sys, featurestore
-fs = featurestore.connect(sys.argv[1])
+fs = featurestore.connect(sys.argv[1], catalog_url=sys.argv[2])
 view = fs.get_feature_view("view", 1)
-for _ in range(6):
+for _ in range(3):
     print(view.create_train_test_split(0.3)[0])
 """
 
 
-def test_processes_that_create_at_once_get_versions_of_their_own(fs: FeatureStore, view: FeatureView) -> None:
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_processes_that_create_at_once_get_versions_of_their_own(
+    request: pytest.FixtureRequest, tmp_path: Path, database: str
+) -> None:
     """C3, V2: nobody's version is taken, nobody's files are swept away as left over."""
-    command = [sys.executable, "-c", _CREATE, str(fs.settings.home)]
+    url = (
+        request.getfixturevalue("postgres_url") if database == "postgresql" else f"sqlite:///{tmp_path / 'catalog.db'}"
+    )
+    fs = connect(tmp_path, catalog_url=url)
+    view = made_view(fs)
+    command = [sys.executable, "-c", _CREATE, str(tmp_path), url]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     given = [int(line) for process in running for line in process.communicate()[0].split()]
-    assert sorted(given) == list(range(1, 19))
+    assert sorted(given) == list(range(1, 10))
     assert all(path.is_file() for version in given for path in files_of(view, version, fs))
     assert {tuple(hashes(view, version)) for version in given} == {tuple(hashes(view, 1))}
-    names = {p.name for p in (fs.settings.home / "training" / "view_1").iterdir()}
+    names = {p.name for p in (tmp_path / "training" / "view_1").iterdir()}
     assert names == {".writing", *map(str, given)}
+    view.delete_training_dataset(9)
+    assert view.create_train_test_split(0.3)[0] == 10
+    assert view.training_dataset_statistics(10)["train"]["raw"]["y"]["count"] == view.training_dataset(10).rows["train"]
+    fs.close()
