@@ -166,14 +166,21 @@ def _without_statistics(actions: pa.StructArray, root: Path) -> pa.StructArray:
     columns = {field.name: actions.field(place) for place, field in enumerate(fields)}
     gone = [path is not None and not (root / unquote(path)).exists() for path in columns["path"].to_pylist()]
     columns["stats"] = pc.if_else(pa.array(gone, pa.bool_()), pa.scalar(None, pa.string()), columns["stats"])
+    if "partitionValues" in columns:
+        values = zip(gone, columns["partitionValues"].to_pylist(), strict=True)
+        kept = [[(key, None) for key, _ in v] if is_gone and v else v for is_gone, v in values]
+        columns["partitionValues"] = pa.array(kept, columns["partitionValues"].type)
     return pa.StructArray.from_arrays(list(columns.values()), fields=fields, mask=actions.is_null())
 
 
 def _cleaned(action: dict[str, Any], root: Path) -> dict[str, Any]:
     (kind,) = action
     content = dict(action[kind])
-    if kind in ("add", "remove") and "stats" in content and not (root / unquote(content["path"])).exists():
-        content["stats"] = None
+    if kind in ("add", "remove") and not (root / unquote(content["path"])).exists():
+        content |= {"stats": None} if "stats" in content else {}
+        content |= (
+            {"partitionValues": dict.fromkeys(content["partitionValues"])} if content.get("partitionValues") else {}
+        )
     if kind == "commitInfo":
         told = content.get("operationParameters") or {}
         content["operationParameters"] = {k: v for k, v in told.items() if "redicate" not in k}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 LITTLE_SPACE_BYTES = 1 << 30
 MANY_FILES = 10
 """Files that compaction would write anew before it is worth a word."""
+_OLD_SECONDS = maintenance.GRACE.total_seconds()
 _LIBRARIES = ("deltalake", "duckdb", "pandas", "pyarrow", "sqlalchemy")
 
 
@@ -45,16 +47,21 @@ def _of_home(store: FeatureStore) -> Iterator[Finding]:
     else:
         yield Finding("info", "disk", f"{free / 1e9:,.1f} GB are free at {home}.")
     yield Finding("info", "libraries", ", ".join(f"{name} {installed_version(name)}" for name in _LIBRARIES))
+    left = [p for p in (home / "staging").glob("*") if p.stat().st_mtime < time.time() - _OLD_SECONDS]
+    if left:
+        yield Finding(
+            "info", "staging", f"{len(left)} leftovers of inserts lie there.", "The next insert removes them."
+        )
     groups = {f"{g.name}_{g.version}" for g in store.get_feature_groups()}
     views = {f"{v.name}_{v.version}" for v in store.get_feature_views()}
     for folder, known in (("lake", groups), ("quarantine", groups), ("logs", views), (training_files.FOLDER, views)):
         there = home / folder
-        for left in sorted(p for p in there.iterdir() if p.is_dir()) if there.is_dir() else ():
-            if left.name not in known:
+        for place in sorted(p for p in there.iterdir() if p.is_dir()) if there.is_dir() else ():
+            if place.name not in known:
                 what = "feature view" if known is views else "feature group"
                 yield Finding(
-                    "warning", f"{folder}/{left.name}", f"The catalog knows no {what} that it belongs to.",
-                    f"Move {left} away, or restore the catalog that knows it from a backup.",
+                    "warning", f"{folder}/{place.name}", f"The catalog knows no {what} that it belongs to.",
+                    f"Move {place} away, or restore the catalog that knows it from a backup.",
                 )  # fmt: skip
 
 

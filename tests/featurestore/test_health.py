@@ -205,7 +205,11 @@ def test_what_crashed_processes_left_behind_is_told(store, cards):
     os.utime(orphan, (time.time() - 2 * 86400,) * 2)
     store.get_or_create_feature_view("view", 1, query=cards.select(["amount"])).create_training_data()
     (store.settings.home / "training" / "view_1" / ".new-dead").mkdir()
+    staged = store.settings.home / "staging" / "dead"
+    staged.mkdir(parents=True)
+    os.utime(staged, (time.time() - 2 * 86400,) * 2)
     messages = " ".join(str(f) for f in told(store, "info"))
+    assert "1 leftovers of inserts" in messages
     assert "1 files of writers that crashed" in messages
     assert "1 folders of unfinished training datasets" in messages
     Erasure(store, cards, pa.table({"card": [1]})).record_intent()

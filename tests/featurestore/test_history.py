@@ -127,6 +127,27 @@ def test_g13_changes_between_times_and_in_the_wrong_order(cards):
         cards.read_changes(1, 3)
 
 
+def test_g13_appended_features_are_null_in_older_rows_and_no_change(cards):
+    """G13: neither by themselves nor when compaction writes them into files that lacked them."""
+    cards.insert(rows((1, 0, 1.0)))
+    cards.insert(rows((2, 0, 2.0)))
+    cards.append_features([Feature("city", "string")])
+    appended = cards.delta_version
+    assert cards.read_changes(2).empty
+    cities = rows((2, 0, 2.0)).append_column("city", pa.array(["Oslo"]))
+    cards.insert(cities)
+    cards.optimize()
+
+    def told(since: int) -> list[dict[str, Any]]:
+        changed = cards.read_changes(since, dataframe_type="arrow")
+        return changed.select(["__change", "card", "city"]).to_pylist()
+
+    assert told(1) == [{"__change": "insert", "card": 2, "city": "Oslo"}]
+    assert told(2) == told(appended) == [{"__change": "update", "card": 2, "city": "Oslo"}]
+    assert cards.history()[appended].operation == "append_features"
+    assert cards.read()["city"].tolist()[1:] == ["Oslo"]
+
+
 def test_g13_as_of_a_time_is_right_at_commit_boundaries_and_before_the_first(cards):
     """G13: a commit counts from its own microsecond on; before the first there is nothing to read."""
     commits = [cards.insert(rows((1, 0, float(n)))) for n in (1, 2, 3)]
