@@ -80,8 +80,8 @@ def widened(plan: Plan, committed_at: str) -> Plan:
 
 
 def _entities(plan: Plan) -> list[str]:
-    """The spine's keys: its own and those by which other groups are joined to it."""
-    joined = [left for s in plan.sources[1:] if s.parent == 0 for left, _ in s.keys]
+    """Whose history the rows tell: the spine's keys, and those of groups joined in time. A country is no entity."""
+    joined = [left for s in plan.sources[1:] if s.parent == 0 and s.match != "key" for left, _ in s.keys]
     return list(dict.fromkeys([*plan.spine.primary_key, *joined]))
 
 

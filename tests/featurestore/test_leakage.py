@@ -171,11 +171,15 @@ def purchases(fs: FeatureStore) -> FeatureView:
     """Ten purchases by each of twelve customers, of whom something is known."""
     spine = fs.get_or_create_feature_group("purchases", 1, primary_key=["id"], event_time="at")
     customers = [n % 12 for n in range(ROWS)]
-    spine.insert(pd.DataFrame({"id": range(ROWS), "at": times(), "customer": customers, "y": classes()}))
+    spine.insert(
+        pd.DataFrame({"id": range(ROWS), "at": times(), "customer": customers, "y": classes(), "country": "a"})
+    )
     known = fs.get_or_create_feature_group("customers", 1, primary_key=["customer"], event_time="at")
     x = np.random.default_rng(3).normal(size=12)
     known.insert(pd.DataFrame({"customer": range(12), "at": START - HOUR, "x": x}))
-    query = spine.select(["y"]).join(known.select(["x"]), on=["customer"])
+    countries = fs.get_or_create_feature_group("countries", 1, primary_key=["country"])
+    countries.insert(pd.DataFrame({"country": ["a", "b"], "tax": [0.1, 0.2]}))
+    query = spine.select(["y"]).join(known.select(["x"]), on=["customer"]).join(countries.select(["tax"]))
     return fs.get_or_create_feature_view("purchases", 1, query=query, labels=["y"])
 
 

@@ -61,6 +61,7 @@ def card_keys(*keys: str) -> pa.Table:
 
 
 def test_upsert_keeps_the_newest_row_of_each_key_within_the_batch(store):
+    """G1: by event time; of equal times the last row."""
     store.create(CARDS)
     rows = cards(("a", T0 + HOUR, 2.0), ("a", T0, 1.0), ("b", T0, 3.0), ("b", T0, 4.0))
     assert store.upsert(CARDS, rows, delta_version=0, previous_version=None) == 2
@@ -68,6 +69,7 @@ def test_upsert_keeps_the_newest_row_of_each_key_within_the_batch(store):
 
 
 def test_an_older_row_never_overwrites_a_newer_one_and_an_equal_time_does(store):
+    """G8: whatever order batches come in. (hsfs and Feast's SQL stores overwrite.)"""
     store.create(CARDS)
     store.upsert(CARDS, cards(("a", T0 + HOUR, 1.0), ("b", T0 + HOUR, 1.0)), delta_version=0, previous_version=None)
     late = cards(("a", T0, 9.0), ("b", T0 + HOUR, 5.0))
@@ -86,6 +88,7 @@ def test_without_event_time_the_row_written_last_stays(store):
 
 
 def test_the_version_moves_with_the_rows_and_an_empty_batch_moves_it_too(store):
+    """G10: the version is stored in the transaction of the rows."""
     assert store.version(CARDS) is None
     store.create(CARDS)
     assert store.version(CARDS) is None
@@ -96,6 +99,7 @@ def test_the_version_moves_with_the_rows_and_an_empty_batch_moves_it_too(store):
 
 
 def test_a_writer_that_missed_a_version_gets_conflict_and_writes_nothing(store):
+    """G10, C3: it reads what it missed, then tries again."""
     store.create(CARDS)
     store.upsert(CARDS, cards(("a", T0, 1.0)), delta_version=7, previous_version=None)
     with pytest.raises(Conflict, match=r"holds Delta version 7, not 5.*previous_version=7"):
@@ -125,6 +129,7 @@ def test_rebuild_replaces_everything_but_not_a_newer_version(store):
 
 
 def test_a_failed_write_leaves_rows_and_version_as_they_were(store):
+    """G10: both or neither."""
     store.create(CARDS)
     store.upsert(CARDS, cards(("a", T0, 1.0)), delta_version=0, previous_version=None)
     wrong = cards(("a", T0 + HOUR, 2.0)).set_column(2, "amount mean", pa.array(["2"]))
@@ -134,6 +139,7 @@ def test_a_failed_write_leaves_rows_and_version_as_they_were(store):
 
 
 def test_null_keys_and_times_and_missing_columns_are_refused(store):
+    """G5: before anything is written."""
     store.create(CARDS)
     with pytest.raises(InvalidData, match=r"'cc_num' of online table 'cards_1' is null in row 1"):
         store.upsert(CARDS, cards(("a", T0, 1.0), (None, T0, 1.0)), delta_version=0, previous_version=None)
@@ -186,6 +192,7 @@ def test_appended_features_are_null_at_first_and_old_readers_go_on(store):
 
 
 def test_long_and_odd_column_names_do_not_reach_the_database(store):
+    """C2: columns are positional there."""
     names = ["x" * 255, "x" * 254 + "y", 'a"b', "select", "%s", ":p", "市"]
     table = OnlineTable(
         "odd", ("K; drop table odd",), None, tuple(Feature(n, "int") for n in ["K; drop table odd", *names])
@@ -198,6 +205,7 @@ def test_long_and_odd_column_names_do_not_reach_the_database(store):
 
 @pytest.mark.parametrize("name", ["../x", 'a"b', "A", "", "кard", "x" * 64])
 def test_unsafe_table_names_are_refused(name):
+    """C2: quotes, paths, look-alikes."""
     with pytest.raises(SchemaMismatch, match="name"):
         OnlineTable(name, ("id",), None, (Feature("id", "int"),))
 
@@ -216,6 +224,7 @@ def test_a_table_definition_must_hold_together():
 
 
 def test_composite_keys_compare_column_by_column(store):
+    """J5: (1, 11) is not (11, 1)."""
     table = OnlineTable(
         "pairs", ("a", "b"), None, (Feature("a", "bigint"), Feature("b", "string"), Feature("x", "int"))
     )
@@ -228,6 +237,7 @@ def test_composite_keys_compare_column_by_column(store):
 
 
 def test_a_key_of_the_wrong_type_is_an_error_that_names_it(store):
+    """V11: 1 is not '1', and True is not 1."""
     store.create(CARDS)
     with pytest.raises(InvalidData, match=r"Key 'cc_num' .* is 1 \(int\); expected string"):
         store.get(CARDS, [(1,)], ["amount mean"])
@@ -241,6 +251,7 @@ def test_a_key_of_the_wrong_type_is_an_error_that_names_it(store):
 
 
 def test_null_keys_match_nothing(store):
+    """J5: as in a join."""
     store.create(CARDS)
     store.upsert(CARDS, cards(("", T0, 1.0)), delta_version=0, previous_version=None)
     assert store.get(CARDS, [(None,), ("",)], ["amount mean"]) == [None, (1.0,)]
@@ -333,6 +344,7 @@ def round_trip(store: OnlineStore, feature: Feature, values: list[object]) -> li
 
 @pytest.mark.parametrize("dtype", NASTY, ids=[dtype[:20] for dtype in NASTY])
 def test_every_value_comes_back_to_the_bit(store, dtype):
+    """V10: of every dtype, with its extremes."""
     values = [None, *NASTY[dtype], None]
     assert bits(round_trip(store, Feature("x", dtype), values)) == bits(values)
 
@@ -349,6 +361,7 @@ def test_every_value_comes_back_to_the_bit(store, dtype):
     ),
 )
 def test_any_float_text_and_decimal_comes_back_to_the_bit(tmp_path_factory, floats, texts, decimals):
+    """V10: also NULs, surrogate-free text of any plane, and the smallest floats."""
     store = OnlineStore(f"sqlite:///{tmp_path_factory.mktemp('laws') / 'online.db'}")
     for dtype, values in (("double", floats), ("string", texts), ("decimal(30,9)", decimals)):
         assert bits(round_trip(store, Feature("x", dtype), values)) == bits(values)
@@ -358,6 +371,7 @@ def test_any_float_text_and_decimal_comes_back_to_the_bit(tmp_path_factory, floa
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6), st.integers(0, 99)), max_size=12), max_size=5))
 def test_upserts_in_any_batches_equal_a_loop_over_the_rows(tmp_path_factory, batches):
+    """G8: for any batches in any order, the newest row of each key stays."""
     store = OnlineStore(f"sqlite:///{tmp_path_factory.mktemp('laws') / 'online.db'}")
     store.create(CARDS)
     expected: dict[str, tuple[int, float]] = {}
@@ -407,12 +421,14 @@ def test_a_reader_reads_several_tables_at_once(filled):
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 100, 256, 257, 700])
 def test_many_equals_one_by_one_in_the_order_given(filled, size):
+    """V9: length and order of the entries are kept."""
     reader = filled.reader([(CARDS, ["amount mean"]), (MERCHANTS, ["n"])])
     entries = [[(f"c{(i * 37) % 1100}",), ((i * 11) % 120,)] for i in range(size)]
     assert reader.many(entries) == [reader.one(entry) for entry in entries]
 
 
 def test_readers_see_the_commits_of_others_at_once(filled, url):
+    """G2: when a write returns, whoever reads sees it."""
     reader = filled.reader([(CARDS, ["amount mean"])])
     assert reader.one([("c0",)])[0][1] == 0.0
     other = OnlineStore(url)
@@ -512,6 +528,7 @@ print(conflicts)
 
 
 def test_two_processes_lose_no_row_and_no_version(url):
+    """C3: each gets its rows in, after conflicts if need be."""
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, url, who], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -533,6 +550,7 @@ def test_two_processes_lose_no_row_and_no_version(url):
 
 
 def test_a_store_locked_too_long_is_a_conflict(store, url, monkeypatch):
+    """C3: safe to retry."""
     store.create(CARDS)
     monkeypatch.setattr(featurestore.online, "WAIT_SECONDS", 0.2)
     impatient = OnlineStore(url)
@@ -554,6 +572,7 @@ def test_a_store_locked_too_long_is_a_conflict(store, url, monkeypatch):
 
 
 def test_purge_leaves_no_value_in_the_files(tmp_path):
+    """G14: not in freed pages, not in the log."""
     store = OnlineStore(f"sqlite:///{tmp_path / 'online.db'}")
     table = OnlineTable("people", ("name",), None, (Feature("name", "string"), Feature("address", "string")))
     store.create(table)

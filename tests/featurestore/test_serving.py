@@ -139,6 +139,17 @@ def test_an_unknown_key_is_named_or_becomes_nulls(view: FeatureView) -> None:
     assert view.get_feature_vectors([]) == []
 
 
+def test_a_late_row_never_replaces_a_newer_one(fs: FeatureStore, view: FeatureView) -> None:
+    """G8: a backfill of older rows reaches Delta and leaves vectors alone; a correction of the newest row shows."""
+    accounts = fs.get_feature_group("accounts", 1)
+    row = {"bank": ["a"], "account": [11], "is_open": [True], "visits": pd.array([9], dtype="Int32")}
+    older = pd.DataFrame(row | {"at": [EVENT - timedelta(days=1)], "balance": [99.0]})
+    assert accounts.insert(older).rows_inserted == 1
+    assert view.get_feature_vector(KEY) == [1.0, False, None]
+    assert accounts.insert(older.assign(at=EVENT, balance=15.0)).rows_updated == 1
+    assert view.get_feature_vector(KEY) == [0.5, True, 9]
+
+
 def test_many_vectors_are_the_single_ones(view: FeatureView) -> None:
     """V9: across the boundary of a block of 256 keys."""
     keys = [KEY, {"from_bank": "a", "from_account": 1}, {"from_bank": "b", "from_account": 1}] * 100
