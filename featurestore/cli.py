@@ -230,7 +230,8 @@ def preview(
     Example: featurestore preview transactions --at 3
     """
     group = store_of(ctx).get_feature_group(name, version)
-    query = group.select_all() if at is None else group.as_of(int(at) if at.isdecimal() and len(at) < 8 else at)
+    moment = int(at) if at is not None and at.isdecimal() and len(at) < 8 else at  # 20210101 is a day, 12 a version
+    query = group.select_all() if moment is None else group.as_of(moment)
     data = query.limit(limit).read("arrow")
     terminal.as_json(data) if json else terminal.rows(data, limit=limit)
 

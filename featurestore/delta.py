@@ -250,11 +250,11 @@ def watermark(location: str) -> datetime | None:
     return None if micros is None else from_micros(micros)
 
 
-def history(location: str) -> list[Commit]:
-    """Every commit, oldest first."""
+def history(location: str, newest: int | None = None) -> list[Commit]:
+    """Every commit, or so many of the newest, oldest first."""
     table = _open(location)
     with _translated(location):
-        return [_commit_of(entry) for entry in reversed(list(table.history()))]
+        return [_commit_of(entry) for entry in reversed(list(table.history(newest)))]
 
 
 def history_frame(commits: Sequence[Commit]) -> pa.Table:

@@ -429,13 +429,20 @@ class FeatureGroup:
 
         Optimizing and vacuuming take nothing away from it. A list of `Commit`, or a frame when a type is named.
         """
-        if not self.definition.features:
-            return [] if dataframe_type is None else to_frame(delta.history_frame([]), dataframe_type)
-        known = self._store.catalog.noted(self.id, "statistics")
-        commits = [
-            replace(c, statistics_id=c.version if c.version in known else None) for c in delta.history(self.location)
-        ]
+        commits = self._commits()
         return commits if dataframe_type is None else to_frame(delta.history_frame(commits), dataframe_type)
+
+    @property
+    def last_commit(self) -> Commit | None:
+        """The newest commit, read without the others; None before the first insert of an undeclared group."""
+        return next(iter(self._commits(newest=1)), None)
+
+    def _commits(self, newest: int | None = None) -> list[Commit]:
+        if not self.definition.features:
+            return []
+        known = self._store.catalog.noted(self.id, "statistics")
+        commits = delta.history(self.location, newest)
+        return [replace(c, statistics_id=c.version if c.version in known else None) for c in commits]
 
     def commit_details(self, version: int) -> Commit:
         """One commit of the history.

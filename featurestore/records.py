@@ -35,13 +35,13 @@ def of_commit(commit: Commit) -> Record:
 
 
 def of_group(group: FeatureGroup) -> Record:
-    """A group in one line: what a list shows. Reads the Delta log, no rows."""
-    history = group.history()
+    """A group in one line: what a list shows. Reads no rows and no older commits."""
+    last = group.last_commit
     return {
         "name": group.name, "version": group.version, "description": group.description,
         "primary_key": group.primary_key, "event_time": group.event_time, "online": group.online_enabled,
-        "rows": group.snapshot().rows if history else 0, "delta_version": history[-1].version if history else None,
-        "written": history[-1].time if history else None, "watermark": group.watermark,
+        "rows": 0 if last is None else group.snapshot().rows, "delta_version": last and last.version,
+        "written": last and last.time, "watermark": group.watermark,
     }  # fmt: skip
 
 

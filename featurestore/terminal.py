@@ -107,7 +107,8 @@ def size(count: int) -> str:
 
 
 def as_json(data: Any) -> None:
-    """Print data as JSON, and nothing else: times as ISO text, decimals as text, bytes as hex, NaN as null."""
+    """Print data as JSON, and nothing else: times as ISO text, decimals and infinities as text, bytes as
+    hex, NaN as null."""
     import json
 
     # Escapes for everything beyond ASCII: a C1 control character would otherwise reach the terminal.
@@ -261,15 +262,17 @@ def _fitting(natural: Sequence[int], room: int, *, flexible: bool) -> tuple[list
     ([0, 1, 2], [10, 10, 16])
     """
     widths = [min(width, _LONGEST_CELL) for width in natural]
-    last = [len(widths) - 1] if flexible else []
-    least = min(natural[-1], _NARROWEST_FLEXIBLE) if flexible else 0
-    places = list(range(len(widths) - len(last)))
-    while len(places) > 1 and sum(widths[p] + len(_GAP) for p in places) + (least or -len(_GAP)) > room:
-        places.pop()
+    places = list(range(len(widths)))
     if flexible:
-        left = room - sum(widths[p] + len(_GAP) for p in places)
-        widths[-1] = max(min(natural[-1], left), 1)
-    places += last
+        widths[-1] = min(natural[-1], _NARROWEST_FLEXIBLE)
+
+    def left() -> int:
+        return room - sum(widths[p] for p in places) - len(_GAP) * (len(places) - 1)
+
+    while left() < 0 and len(places) > (2 if flexible else 1):
+        places.pop(-2 if flexible else -1)
+    if flexible:
+        widths[-1] = min(natural[-1], widths[-1] + max(left(), 0))
     return places, [widths[p] for p in places]
 
 

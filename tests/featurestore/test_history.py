@@ -186,6 +186,15 @@ def test_g13_history_as_a_frame_for_people(cards):
     assert frame["statistics_id"].tolist()[1] == 1
 
 
+def test_g13_the_last_commit_is_the_last_of_the_history(store, cards):
+    """G13: read without the others; None while nothing was declared or inserted."""
+    assert cards.last_commit == cards.history()[-1]
+    cards.insert(rows((1, 0, 1.0)))
+    assert cards.last_commit == cards.history()[-1]
+    assert (cards.last_commit.version, cards.last_commit.statistics_id) == (1, 1)
+    assert store.create_feature_group("bare", 1, primary_key=["id"]).last_commit is None
+
+
 def test_c1_without_a_version_the_newest_is_taken_and_said_in_the_log(store, cards, caplog):
     """C1: for groups and for views."""
     store.get_or_create_feature_group("cards", 3, primary_key=["card"], event_time="t", features=CARDS)
