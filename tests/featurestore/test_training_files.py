@@ -61,10 +61,6 @@ def insert(fs: FeatureStore, first: int, last: int, add: float = 0.0) -> None:
 
 @pytest.fixture
 def view(fs: FeatureStore) -> FeatureView:
-    return made_view(fs)
-
-
-def made_view(fs: FeatureStore) -> FeatureView:
     insert(fs, 0, 40)
     labels, features = fs.get_feature_group("labels", 1), fs.get_feature_group("features", 1)
     query = labels.select(["y"]).join(features.select(["x", "name"]))
@@ -371,110 +367,6 @@ def test_nothing_that_happens_to_the_groups_changes_a_training_dataset(fs: Featu
     assert rebuilt == before["view 1"], "a ttl set later is not the ttl it was made with"
 
 
-# Death between any two steps
-
-_DIE = """
-import json, os, signal, sys
-import deltalake, duckdb, featurestore, pandas, pyarrow.parquet, sqlalchemy  # once, for all the processes to come
-from featurestore.training_dataset import content_hash
-home, what = sys.argv[1:]
-steps = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "sqlite3.connect")
-
-def process(work):
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        os.write(write, json.dumps(work(featurestore.connect(home).get_feature_view("view", 1))).encode())
-        os._exit(0)
-    os.close(write)
-    _, status = os.waitpid(child, 0)
-    assert status in (0, signal.SIGKILL), status
-    with os.fdopen(read) as answer:
-        return json.loads(answer.read() or "null")
-
-def dying(step):
-    def work(view):
-        view.query.read()
-        seen = 0
-        def count(event, arguments):
-            nonlocal seen
-            if event in steps:
-                seen += 1
-                if seen == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-        sys.addaudithook(count)
-        if what == "create":
-            view.create_train_test_split(0.3)
-        elif what == "recreate":
-            view.recreate_training_dataset(1)
-        else:
-            view.delete_training_dataset(view.training_datasets()[-1].version)
-        return seen
-    return work
-
-def found(view):
-    if not view.training_datasets():
-        view.create_train_test_split(0.3)
-    options = {"dataframe_type": "arrow", "primary_keys": True, "event_time": True}
-    versions = [d.version for d in view.training_datasets()]
-    return {v: [content_hash(f) for f in view.get_train_test_split(v, **options)] for v in versions}
-
-total = process(dying(0))
-print(json.dumps([total, process(found)]))
-for step in range(1, total + 1, max(1, total // 9)):
-    killed = process(dying(step)) is None
-    print(json.dumps([killed, process(found)]))
-"""
-
-
-@pytest.mark.parametrize("what", ["create", "recreate", "delete"])
-def test_a_process_killed_between_two_steps_leaves_a_whole_training_dataset_or_none(
-    fs: FeatureStore, view: FeatureView, what: str
-) -> None:
-    """V2, C3: registered versions give their bytes, from files or pins, and what is left over is cleaned up."""
-    view.create_train_test_split(0.3)
-    whole = hashes(view, 1)
-    command = [sys.executable, "-c", _DIE, str(fs.settings.home), what]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    (total, before), *deaths = (json.loads(line) for line in run.stdout.splitlines())
-    assert total > 3
-    assert len(deaths) >= 4
-    assert all(killed for killed, _ in deaths)
-    for _, after in deaths:
-        assert all(found == whole for found in after.values())
-        assert len(after.keys() ^ before.keys()) <= (2 if what == "delete" else 1), "one came, or went and one was made"
-        before = after
-    version = view.create_train_test_split(0.3)[0]
-    left = {p.name for p in (fs.settings.home / "training" / "view_1").iterdir()} - {".writing"}
-    assert str(version) in left
-    assert left <= {str(d.version) for d in view.training_datasets()}
-
-
-_FULL = """
-import resource, signal, sys, featurestore, pyarrow.parquet
-view = featurestore.connect(sys.argv[1]).get_feature_view("view", 1)
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
-try:
-    view.create_train_test_split(0.3, data_format=sys.argv[2])
-except featurestore.FeatureStoreError as error:
-    print(error)
-"""
-
-
-@pytest.mark.parametrize("data_format", ["parquet", "csv"])
-def test_a_full_disk_registers_nothing(fs: FeatureStore, view: FeatureView, data_format: str) -> None:
-    """V2: no file may grow beyond 600 bytes: a typed error, no version, and nothing left over."""
-    command = [sys.executable, "-c", _FULL, str(fs.settings.home), data_format]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "cannot be written" in said
-    assert "Nothing was registered" in said
-    assert view.training_datasets() == []
-    assert [p.name for p in (fs.settings.home / "training" / "view_1").iterdir()] == [".writing"]
-    assert view.create_train_test_split(0.3)[0] == 1
-
-
 def test_something_in_the_way_of_the_files_is_named(fs: FeatureStore, view: FeatureView) -> None:
     (fs.settings.home / "training").write_text("in the way")
     with pytest.raises(FeatureStoreError, match=r"cannot be written to .*training.*Nothing was registered"):
@@ -491,36 +383,3 @@ def test_decimals_and_infinities_come_back_from_csv(fs: FeatureStore) -> None:
     x, _ = view.get_training_data(version, dataframe_type="arrow")
     assert math.copysign(1, x["x"][0].as_py()) == -1
     assert (x["x"][1].as_py(), x["price"].to_pylist()) == (math.inf, [Decimal("1.10"), None])
-
-
-_CREATE = """
-import sys, featurestore
-fs = featurestore.connect(sys.argv[1], catalog_url=sys.argv[2])
-view = fs.get_feature_view("view", 1)
-for _ in range(3):
-    print(view.create_train_test_split(0.3)[0])
-"""
-
-
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_processes_that_create_at_once_get_versions_of_their_own(
-    request: pytest.FixtureRequest, tmp_path: Path, database: str
-) -> None:
-    """C3, V2: nobody's version is taken, nobody's files are swept away as left over."""
-    url = (
-        request.getfixturevalue("postgres_url") if database == "postgresql" else f"sqlite:///{tmp_path / 'catalog.db'}"
-    )
-    fs = connect(tmp_path, catalog_url=url)
-    view = made_view(fs)
-    command = [sys.executable, "-c", _CREATE, str(tmp_path), url]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    given = [int(line) for process in running for line in process.communicate()[0].split()]
-    assert sorted(given) == list(range(1, 10))
-    assert all(path.is_file() for version in given for path in files_of(view, version, fs))
-    assert {tuple(hashes(view, version)) for version in given} == {tuple(hashes(view, 1))}
-    names = {p.name for p in (tmp_path / "training" / "view_1").iterdir()}
-    assert names == {".writing", *map(str, given)}
-    view.delete_training_dataset(9)
-    assert view.create_train_test_split(0.3)[0] == 10
-    assert view.training_dataset_statistics(10)["train"]["raw"]["y"]["count"] == view.training_dataset(10).rows["train"]
-    fs.close()
