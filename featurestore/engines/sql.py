@@ -191,39 +191,41 @@ class _Statement:
 
     def match(self, place: int, left: str, row: list[str]) -> str:
         """Each row of the left side with its newest row of a table, then what is joined to that."""
-        source = self.plan.sources[place]
-        columns = self.names(place)
-        timed = source.match == "as of" or self.plan.is_as_known(place)
-        if self.plan.is_as_known(place):
-            right, keys, since = self.known(place), self.known_keys(place), self.name(place, "__from")
-        else:
-            right, keys = f"s{place}", [self.name(place, r) for _, r in source.keys]
-            since = self.name(place, str(source.definition.event_time))
-        on = [f"{left}.{a} = {right}.{b}" for a, b in zip(self.parent_keys(place), keys, strict=True)]
+        source, columns = self.plan.sources[place], self.names(place)
         how = "JOIN" if source.inner else "LEFT JOIN"
+        keys = [self.name(place, r) for _, r in source.keys]
+
+        def at_keys(right: str) -> list[str]:
+            return [f"{left}.{a} = {right}.{b}" for a, b in zip(self.parent_keys(place), keys, strict=True)]
+
+        if self.plan.is_as_known(place):
+            steps, right = self.known(place)
+            number = self.name(place, "__n")
+            on = [*at_keys(steps), f"{left}.{self.spine_time} >= {steps}.{self.name(place, '__from')}"]
+            value = [*(f"{right}.{c} = {steps}.{c}" for c in keys), f"{right}.{number} = {steps}.{number}"]
+            join = f"ASOF {how} {steps} ON {_all(on)} {how} {right} ON {_all(value)}"
+        elif source.match == "as of":
+            right = f"s{place}"
+            time = self.name(place, str(source.definition.event_time))
+            on = [*at_keys(right), f"{left}.{self.spine_time} >= {right}.{time}"]
+            join = f"{'ASOF ' if self.dialect.has_asof else ''}{how} {right} ON {_all(on)}"
+        else:
+            right = f"s{place}"
+            join = f"{how} {right} ON {_all(at_keys(right))}"
         fresh = self.fresh(place, left, right) if source.match == "as of" else None
-        if timed:
-            on.append(f"{left}.{self.spine_time} >= {right}.{since}")
-        if timed and not self.dialect.has_asof:
-            on += [fresh] if fresh is not None else []
-            number = f"row_number() OVER (PARTITION BY {', '.join(row)} ORDER BY {right}.{since} DESC)"
+        if source.match == "as of" and not self.dialect.has_asof:
+            number = f"row_number() OVER (PARTITION BY {', '.join(row)} ORDER BY {right}.{time} DESC)"
             newest = self.dialect.quote(f"newest{place}")
             picked = ", ".join(f"{right}.{c}" for c in columns)
-            candidates = f"SELECT {left}.*, {picked}, {number} AS {newest} FROM {left} {how} {right} ON {_all(on)}"
-            name = self.part(f"j{place}", f"SELECT * FROM ({candidates}) AS candidates WHERE {newest} = 1")
-            return self.joins(place, name, row)
-        # A row that is too old, or of which nothing was known at the time, is no match.
-        conditions = [fresh] if fresh is not None else []
-        if self.plan.is_as_known(place):
-            conditions.append(f"{right}.{self.name(place, '__n')} IS NOT NULL")
-        where = f" WHERE {_all(conditions)}" if conditions and source.inner else ""
-        if fresh is not None and not source.inner:
-            picked = ", ".join(f"CASE WHEN {fresh} THEN {right}.{c} END AS {c}" for c in columns)
-        else:
-            picked = ", ".join(f"{right}.{c}" for c in columns)
-        join = f"{'ASOF ' if timed else ''}{how} {right} ON {_all(on)}"
-        name = self.part(f"j{place}", f"SELECT {left}.*, {picked} FROM {left} {join}{where}")
-        return self.joins(place, name, row)
+            still = f" AND {fresh}" if fresh is not None else ""
+            candidates = f"SELECT {left}.*, {picked}, {number} AS {newest} FROM {left} {join}{still}"
+            query = f"SELECT * FROM ({candidates}) AS candidates WHERE {newest} = 1"
+        else:  # the newest row that is too old is no match, and those before it are older still
+            where = f" WHERE {fresh}" if fresh is not None and source.inner else ""
+            either = "CASE WHEN {} THEN {} END AS {}" if fresh is not None and not source.inner else "{1}"
+            picked = ", ".join(either.format(fresh, f"{right}.{c}", c) for c in columns)
+            query = f"SELECT {left}.*, {picked} FROM {left} {join}{where}"
+        return self.joins(place, self.part(f"j{place}", query), row)
 
     def choose(self, place: int, left: str, row: list[str]) -> str:
         """Each row of the left side with the newest row of a table that what is joined to it lets pass.
@@ -279,9 +281,6 @@ class _Statement:
     # A table as it was known. Its rows are values of an identity (key and event time) that counted from their commit
     # until they were replaced or deleted; at a time t the newest by event time counts of those that count at t.
 
-    def known_keys(self, place: int) -> list[str]:
-        return [self.name(place, f"__key{i}") for i in range(len(self.plan.sources[place].keys))]
-
     def since(self, place: int, table: str) -> str:
         """From when on a row can be used: it must have happened and been committed."""
         committed, time = self.name(place, COMMITTED_AT), self.plan.sources[place].definition.event_time
@@ -291,8 +290,8 @@ class _Statement:
             else f"greatest({table}.{self.name(place, time)}, {table}.{committed})"
         )
 
-    def known(self, place: int) -> str:
-        """`k<n>`: for each key the row that counts from `__from` on, as steps in time that an as-of join can find.
+    def known(self, place: int) -> tuple[str, str]:
+        """For each key the number of the row that counts from `__from` on, as steps in time; and the numbered rows.
 
         A step's row is the largest so far by (event time, commit). That holds until a row ends without a newer value
         of its identity: there (`e<n>`) the steps start anew from the largest of the rows that still count.
@@ -302,27 +301,34 @@ class _Statement:
         since, number, cut, part = (self.name(place, c) for c in ("__from", "__n", "__cut", "__part"))
         keys = [self.name(place, r) for _, r in source.keys]
         identity = [*keys, *([self.name(place, time)] if time is not None else [])]
-        by = ", ".join([*identity[len(keys) :], committed])
-        listed = ", ".join(keys)
+        listed, columns = ", ".join(keys), [*self.names(place), committed]
+        s, g, h, v, d, e, u, w, x = (f"{letter}{place}" for letter in "sghvdeuwx")
 
-        def same(columns: list[str], one: str, other: str) -> str:
-            return _all([f"{one}.{c} = {other}.{c}" for c in columns])
+        def same(names: Sequence[str], one: str, other: str) -> str:
+            return _all([f"{one}.{c} = {other}.{c}" for c in names])
 
         def counts(table: str, moment: str) -> str:
             return f"({table}.{removed} IS NULL OR {table}.{removed} > {moment})"
 
-        s, v, d, e, u, w, x = (f"{letter}{place}" for letter in "svdeuwx")
-        from_ = self.since(place, s)
-        self.part(v, f"SELECT *, {from_} AS {since}, row_number() OVER (ORDER BY {by}) AS {number} FROM {s} "
-                     f"WHERE {counts(s, from_)}")  # fmt: skip
-        still = f"{same(identity, s, v)} AND {s}.{committed} <= {v}.{removed} AND {counts(s, f'{v}.{removed}')}"
-        self.part(d, f"SELECT DISTINCT {listed}, {removed} AS {cut} FROM {v} WHERE {removed} IS NOT NULL "
-                     f"AND NOT EXISTS (SELECT 1 FROM {s} WHERE {still})")  # fmt: skip
+        # Each value once, with the time it went: whoever changes one row of a file copies all others into another.
+        version = [*identity, committed]
+        copied = ", ".join(c if c in version else f"any_value({c}) AS {c}" for c in columns)
+        lives_on = f"SELECT 1 FROM {s} AS live WHERE live.{removed} IS NULL AND {same(version, 'live', s)}"
+        self.part(g, f"SELECT {copied}, max({removed}) AS {removed} FROM {s} WHERE {removed} IS NOT NULL "
+                     f"AND NOT EXISTS ({lives_on}) GROUP BY {', '.join(version)}")  # fmt: skip
+        every = ", ".join([*columns, removed])
+        self.part(h, f"SELECT {every} FROM {s} WHERE {removed} IS NULL UNION ALL SELECT {every} FROM {g}")
+        order = ", ".join([*identity[len(keys) :], committed])
+        self.part(v, f"SELECT *, {self.since(place, h)} AS {since}, "
+                     f"row_number() OVER (PARTITION BY {listed} ORDER BY {order}) AS {number} "
+                     f"FROM {h} WHERE {counts(h, self.since(place, h))}")  # fmt: skip
+        replaced = f"SELECT 1 FROM {h} WHERE {same(identity, h, v)} AND {h}.{committed} = {v}.{removed}"
+        self.part(d, f"SELECT DISTINCT {listed}, {removed} AS {cut} FROM {v} "
+                     f"WHERE {removed} IS NOT NULL AND NOT EXISTS ({replaced})")  # fmt: skip
         left = f"{same(keys, v, d)} AND {v}.{since} <= {d}.{cut} AND {counts(v, f'{d}.{cut}')}"
         grouped = ", ".join(f"{d}.{c}" for c in [*keys, cut])
-        self.part(
-            e, f"SELECT {grouped}, max({v}.{number}) AS {number} FROM {d} LEFT JOIN {v} ON {left} GROUP BY {grouped}"
-        )
+        self.part(e, f"SELECT {grouped}, max({v}.{number}) AS {number} FROM {d} LEFT JOIN {v} ON {left} "
+                     f"GROUP BY {grouped}")  # fmt: skip
         self.part(u, f"SELECT {listed}, {since}, {number}, 0 AS {part} FROM {v} "
                      f"UNION ALL SELECT {listed}, {cut}, {number}, 1 FROM {e}")  # fmt: skip
         window = f"ORDER BY {since} RANGE UNBOUNDED PRECEDING"
@@ -330,12 +336,7 @@ class _Statement:
                      f"sum({part}) OVER (PARTITION BY {listed} {window}) AS {part} FROM {u}")  # fmt: skip
         self.part(x, f"SELECT {listed}, {since}, "
                      f"max({number}) OVER (PARTITION BY {listed}, {part} {window}) AS {number} FROM {w}")  # fmt: skip
-        named = ", ".join(f"{x}.{c} AS {k}" for c, k in zip(keys, self.known_keys(place), strict=True))
-        columns = ", ".join(f"{v}.{c}" for c in self.names(place))
-        return self.part(
-            f"k{place}", f"SELECT {named}, {x}.{since}, {x}.{number}, {columns} "
-            f"FROM {x} LEFT JOIN {v} ON {x}.{number} = {v}.{number}",
-        )  # fmt: skip
+        return x, v
 
 
 def _all(conditions: Sequence[str]) -> str:
