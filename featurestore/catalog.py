@@ -365,12 +365,18 @@ class Catalog:
         Raises:
             Conflict: somebody kept using it; scrub again.
         """
-        if self._engine.dialect.name != "sqlite":
-            with self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-                for table in (_training, _notes, _things):
-                    connection.exec_driver_sql(f"VACUUM (FULL) {table.name}")
-            return
-        held = self._engine.raw_connection()
+        try:
+            if self._engine.dialect.name == "sqlite":
+                self._scrub_sqlite()
+            else:
+                with self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+                    for table in (_training, _notes, _things):
+                        connection.exec_driver_sql(f"VACUUM (FULL) {table.name}")
+        except (sqlite3.OperationalError, sa.exc.OperationalError) as error:
+            raise Conflict(f"The catalog at {self._shown} is in use: {error}. Try again.") from error
+
+    def _scrub_sqlite(self) -> None:
+        held = self._engine.raw_connection()  # without the transaction that every other use begins with
         try:
             cursor = held.cursor()
             cursor.execute("VACUUM")
@@ -378,8 +384,6 @@ class Catalog:
             is_busy, *_ = cursor.fetchone() or (True,)
             if is_busy:
                 raise Conflict(f"The catalog at {self._shown} is in use, so its log may still hold old values.")
-        except sqlite3.OperationalError as error:
-            raise Conflict(f"The catalog at {self._shown} is in use: {error}. Try again.") from error
         finally:
             held.close()
 

@@ -177,10 +177,10 @@ def _cleaned(action: dict[str, Any], root: Path) -> dict[str, Any]:
     (kind,) = action
     content = dict(action[kind])
     if kind in ("add", "remove") and not (root / unquote(content["path"])).exists():
-        content |= {"stats": None} if "stats" in content else {}
-        content |= (
-            {"partitionValues": dict.fromkeys(content["partitionValues"])} if content.get("partitionValues") else {}
-        )
+        if "stats" in content:
+            content["stats"] = None
+        if content.get("partitionValues"):
+            content["partitionValues"] = dict.fromkeys(content["partitionValues"])
     if kind == "commitInfo":
         told = content.get("operationParameters") or {}
         content["operationParameters"] = {k: v for k, v in told.items() if "redicate" not in k}

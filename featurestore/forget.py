@@ -19,7 +19,7 @@ from featurestore import delta, delta_log, training_files
 from featurestore.catch_up import catch_up
 from featurestore.engines import duckdb as engine
 from featurestore.engines import staging
-from featurestore.errors import NotReproducible
+from featurestore.errors import FeatureStoreError, NotReproducible
 from featurestore.pins import Registered
 from featurestore.point_in_time import Plan
 from featurestore.query import GroupRef
@@ -47,11 +47,11 @@ class Forgotten:
         rows_deleted: rows of the newest version that are gone.
         files_removed: data files of older versions that held the keys, in the group's folder.
         rows_elsewhere: rows deleted from the quarantine and from logs of views, by folder below home.
-        unsearched: folders of logs whose keys are not those of the group, so that nobody can tell whose rows they are.
+        unsearched: folders, below home, of logs that do not hold the group's keys, and of views that are gone: nobody
+            can tell whose rows they hold.
         training_datasets: those made of such rows; they can no longer be made again.
         training_files: their files, all of them removed.
-        reports: commits whose statistics or validation report went, because they may have told values.
-        models: how to find the models that were trained on these training datasets, and what they still know.
+        reports: commits whose statistics went, or whose validation report lost its values.
     """
 
     group: str
@@ -98,8 +98,9 @@ class Erasure:
 
     def run(self) -> Forgotten:
         """Every step, from the first: what an interrupted call had done is found done."""
-        delta_log.lifetimes(self._group.location)  # a damaged log is refused before anything is touched, and so
-        delta.live_files(self._group.location)  # is one whose newest entry lost its end
+        # A damaged table is refused before anything is touched.
+        delta_log.lifetimes(self._group.location)
+        delta.live_files(self._group.location)
         for step in self.STEPS:
             step(self)
         return self.report
@@ -196,12 +197,20 @@ class Erasure:
         engine.sweep(self._store.settings.temp_directory)
         names = list(self._keys.column_names)
         self._erase_loose(Path(self._group.quarantine_location), [names])
-        for view in self._store.get_feature_views():
+        views = self._store.get_feature_views()
+        for view in views:
             if self._group.ref in view.query.groups():
                 registered = partial(self._store.catalog.training_dataset_versions, view.id)
                 training_files.sweep(self._training_folder(view.name, view.version), registered)
-                location = self._home / "logs" / f"{view.name}_{view.version}"
-                self._erase_loose(location, _key_names(view.plan(labels=True), self._group.ref, names))
+                try:
+                    spellings = _key_names(view.plan(labels=True), self._group.ref, names)
+                except FeatureStoreError:  # another group of its query is gone: keys may still have their own names
+                    spellings = [names]
+                self._erase_loose(self._home / "logs" / f"{view.name}_{view.version}", spellings)
+        known = {f"{view.name}_{view.version}" for view in views}
+        for folder in ("logs", training_files.FOLDER):
+            left = sorted(p.name for p in (self._home / folder).glob("*") if p.is_dir() and p.name not in known)
+            self.report.unsearched += [f"{folder}/{name}" for name in left]
 
     def _erase_loose(self, location: Path, spellings: list[list[str]]) -> None:
         if not delta.exists(str(location)):

@@ -133,7 +133,7 @@ def _overlaps(high: Any, low: Any) -> bool:
     """Whether a file that starts at `low` begins before another ends; times are known to the millisecond only."""
     if high is None or low is None:
         return False
-    return low < high - timedelta(milliseconds=1) if isinstance(high, datetime) else low < high
+    return high - low > timedelta(milliseconds=1) if isinstance(high, datetime) else low < high
 
 
 def vacuum(

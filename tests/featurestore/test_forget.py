@@ -221,7 +221,17 @@ def test_g14_logs_that_do_not_hold_the_groups_keys_are_named(tmp_path):
     people = store.get_feature_group("people", 1)
     store.get_or_create_feature_view("other", 1, query=people.select(["amount"]))
     delta.append_loose(str(tmp_path / "logs" / "other_1"), pa.table({"request": ["r1"]}))
-    assert people.forget(keys(KEY)).unsearched == ["logs/other_1"]
+    names = store.get_or_create_feature_group("names", 1, primary_key=["person"], features=PEOPLE[:1])
+    store.get_or_create_feature_view(
+        "both", 1, query=people.select(["amount"]).join(names.select(["person"]), prefix="n")
+    )
+    delta.append_loose(str(tmp_path / "logs" / "both_1"), pa.table({"person": [KEY]}))
+    names.delete(force=True)
+    (tmp_path / "training" / "gone_7").mkdir(parents=True)
+    report = people.forget(keys(KEY))
+    assert report.unsearched == ["logs/other_1", "training/gone_7"]
+    assert report.rows_elsewhere == {"logs/both_1": 1, "logs/spending_1": 1}
+    assert not [t for t in traces(tmp_path) if t.startswith(("lake/people", "logs", "training", "staging", "tmp"))]
     store.close()
 
 
