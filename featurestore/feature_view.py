@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 import pyarrow as pa
 
@@ -14,13 +14,14 @@ from featurestore.delta import COMMITTED_AT
 from featurestore.errors import NotFound, SchemaMismatch
 from featurestore.explanation import Explainer, as_frame
 from featurestore.findings import Finding
+from featurestore.inputs import Vectors, conformed
 from featurestore.keyed_rows import chosen, transform_rows, values, with_keys
 from featurestore.lineage import Lineage, of_view
 from featurestore.point_in_time import Definition, Plan
 from featurestore.point_in_time import plan as plan_of
-from featurestore.prediction_log import PredictionLog, rows_of
+from featurestore.prediction_log import PredictionLog
 from featurestore.query import Filter, GroupRef, query_from_json
-from featurestore.schema import DataFrameType, Feature, as_arrow, conform, frame_type, to_frame
+from featurestore.schema import DataFrameType, Feature, as_arrow, frame_type, to_frame
 from featurestore.serving import ReturnType, Serving, request_functions
 from featurestore.times import TimeLike
 from featurestore.training_data import ALL, THREE, TWO, TrainingData
@@ -32,6 +33,15 @@ from featurestore.transformations import FittedTransformations, TransformationPl
 if TYPE_CHECKING:
     from featurestore.feature_group import FeatureGroup
     from featurestore.store import FeatureStore
+
+
+class _InUse(NamedTuple):
+    """What `transform` needs of a training dataset."""
+
+    version: int
+    features: list[Feature]
+    fitted: FittedTransformations
+    compiled: Callable[[Sequence[Any]], list[Any]]
 
 
 class FeatureView:
@@ -58,7 +68,7 @@ class FeatureView:
         self._serving: Serving | None = None
         self._serving_version: int | None = None
         self._helpers: Serving | None = None
-        self._in_use: tuple[int, FittedTransformations, Callable[[Sequence[Any]], list[Any]]] | None = None
+        self._in_use: _InUse | None = None
 
     def __repr__(self) -> str:
         return f"FeatureView({self.name!r}, version={self.version})"
@@ -488,24 +498,11 @@ class FeatureView:
             SchemaMismatch: a feature is missing, unknown, or of another type.
             InvalidData: a vector of another length.
         """
-        fitted, compiled = self._fitted_in_use()
+        _, declared, fitted, compiled = self._fitted_in_use()
         if (kind := frame_type(features)) is not None:
-            return to_frame(fitted.transform(self._conformed(features)), kind, nullable=True)
-        names = [f.name for f in self.features]
-        outputs = fitted.output_names_for(names)
-
-        def one(vector: Any) -> Any:
-            if not isinstance(vector, Mapping):
-                return compiled(vector)
-            if vector.keys() != set(names):
-                raise SchemaMismatch(f"{self.name} has the features {names}, got {list(vector)}.")
-            return dict(zip(outputs, compiled([vector[n] for n in names]), strict=True))
-
-        is_many = isinstance(features, Sequence) and len(features) and isinstance(features[0], Mapping | list | tuple)
-        # A view of one list feature has vectors that look like lists of vectors.
-        if is_many and not (len(features) == len(names) and pa.types.is_list(self.features[0].type)):
-            return [one(vector) for vector in features]
-        return one(features)
+            return to_frame(fitted.transform(conformed(features, declared, str(self))), kind, nullable=True)
+        given = Vectors(features, declared, str(self))
+        return given.like([compiled(row) for row in given.rows], fitted.output_names_for([f.name for f in declared]))
 
     def compute_on_demand_features(
         self, features: Any, request_parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
@@ -522,40 +519,22 @@ class FeatureView:
             SchemaMismatch: a parameter is missing, unknown, or of another type.
             InvalidData: not one mapping for each row.
         """
-        plan = self.plan(helpers="inference")
-        functions = request_functions(self._store, self.name, plan)
+        functions = request_functions(self._store, self.name, self.plan(helpers="inference"))
         if (kind := frame_type(features)) is not None:
-            table = as_arrow(features)
-            rows = functions.rows(table.to_pylist(), request_parameters)
-            for output in (plan.outputs[slot] for slot in sorted(functions.slots)):
-                place = table.schema.get_field_index(output.name)
-                table = table.remove_column(place) if place >= 0 else table
-                column = pa.array([row[output.name] for row in rows], output.feature.type)
-                table = table.add_column(place if place >= 0 else table.num_columns, output.name, column)
-            return to_frame(table, kind, nullable=True)
+            return to_frame(functions.table(as_arrow(features), request_parameters), kind, nullable=True)
         if isinstance(features, Mapping):
             return functions.rows([features], request_parameters)[0]
         return functions.rows(features, request_parameters)
 
-    def _conformed(self, frame: Any) -> pa.Table:
-        """The frame with its features as the view declares them, after its other columns."""
-        table = as_arrow(frame)
-        names = [f.name for f in self.features]
-        there = table.select([n for n in names if n in table.column_names])
-        typed = conform(there, self.features, what=f"Feature view {self.name} version {self.version}")
-        others = [n for n in table.column_names if n not in names]
-        fields = [*(table.schema.field(n) for n in others), *typed.schema]
-        return pa.Table.from_arrays([*(table.column(n) for n in others), *typed.columns], schema=pa.schema(fields))
-
     def _fitted_version(self) -> int:
         return self._serving_version or self._batch_version or self._training.newest()
 
-    def _fitted_in_use(self) -> tuple[FittedTransformations, Callable[[Sequence[Any]], list[Any]]]:
+    def _fitted_in_use(self) -> _InUse:
         version = self._fitted_version()
-        if self._in_use is None or self._in_use[0] != version:
-            fitted = self._training.fitted(version)
-            self._in_use = (version, fitted, fitted.compile([f.name for f in self.features]))
-        return self._in_use[1:]
+        if self._in_use is None or self._in_use.version != version:
+            fitted, features = self._training.fitted(version), self.features
+            self._in_use = _InUse(version, features, fitted, fitted.compile([f.name for f in features]))
+        return self._in_use
 
     # Log
 
@@ -586,16 +565,15 @@ class FeatureView:
         """
         log = self._log()
         version = training_dataset_version or self._fitted_version()
-        names = [f.name for f in self.features]
+        declared, what = self.features, f"The log of {self.name}"
         if frame_type(features) is not None:
-            table = self._conformed(features)
+            table = conformed(features, declared, what)
         else:
-            table = rows_of(features, names, {f.name: f for f in self.features})
-        raw = table.select(names)
+            table = Vectors(features, declared, what).table()
+        raw = table.select([f.name for f in declared])
+        keys = table
         if entries is not None:
             keys = pa.Table.from_pylist([entries] if isinstance(entries, Mapping) else [dict(e) for e in entries])
-        else:
-            keys = table
         return log.append(
             raw, self._training.fitted(version).transform(raw), keys=keys, predictions=predictions, model=model,
             model_version=model_version, training_dataset_version=version, request_id=request_id,

@@ -221,6 +221,7 @@ class RequestFunctions:
     def __init__(self, plan: Plan, functions: Mapping[int, Sequence[OnDemandFunction]], view: str) -> None:
         self._view = view
         self._names = [o.name for o in plan.outputs]
+        self._types = [o.feature.type for o in plan.outputs]
         self._steps: list[_Step] = []
         for place, of_group in functions.items():
             slots = {o.column: slot for slot, o in enumerate(plan.outputs) if o.source == place}
@@ -276,6 +277,17 @@ class RequestFunctions:
             self.fill(values, self.accepted({**own, **asked}, {}, allow_missing=False), {})
             computed.append({**row, **{self._names[slot]: values[slot] for slot in sorted(self.slots)}})
         return computed
+
+    def table(self, table: pa.Table, request: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> pa.Table:
+        """`rows` over a table: the results in place of columns of their names, or at the end."""
+        rows = self.rows(table.to_pylist(), request)
+        for slot in sorted(self.slots):
+            name = self._names[slot]
+            place = table.schema.get_field_index(name)
+            table = table.remove_column(place) if place >= 0 else table
+            column = pa.array([row[name] for row in rows], self._types[slot])
+            table = table.add_column(place if place >= 0 else table.num_columns, name, column)
+        return table
 
     def accepted(self, request: Mapping[str, Any], given: Mapping[int, Any], *, allow_missing: bool) -> dict[str, Any]:
         """The request's parameters, checked by name and type.

@@ -7,20 +7,19 @@ One Delta table per view, in `<home>/logs/<view>_<version>`, appended to by batc
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from featurestore import delta
 from featurestore.engines import duckdb as engine
 from featurestore.errors import InvalidData, SchemaMismatch
 from featurestore.point_in_time import Plan
-from featurestore.scalars import acceptor, plain
+from featurestore.scalars import plain
 from featurestore.schema import TIMESTAMP, Feature, as_arrow, conform, frame_type
 from featurestore.times import TimeLike, parse_time
 
@@ -177,21 +176,3 @@ def _column(values: Any) -> pa.Array:
         return pa.array(numbers, pa.list_(pa.float64()) if is_nested else pa.float64())
     except (TypeError, ValueError, pa.ArrowInvalid) as error:
         raise InvalidData(f"Predictions are numbers, lists of numbers or text, got {given[:3]!r}: {error}.") from error
-
-
-def rows_of(features: Any, names: Sequence[str], types: Mapping[str, Feature]) -> pa.Table:
-    """One vector or mapping, or a list of them, as a table of the view's features."""
-    listed = features.tolist() if isinstance(features, np.ndarray) else features
-    one = isinstance(listed, Mapping) or (len(listed) > 0 and not isinstance(listed[0], Mapping | list | tuple))
-    vectors = [listed] if one else list(listed)
-    accept = {n: acceptor(types[n], "log") for n in names}
-    columns: dict[str, list[Any]] = {n: [] for n in names}
-    for vector in vectors:
-        if not isinstance(vector, Mapping) and len(vector) != len(names):
-            raise InvalidData(f"A logged vector has {len(vector)} values, expected {len(names)}: {', '.join(names)}.")
-        row = vector if isinstance(vector, Mapping) else dict(zip(names, vector, strict=True))
-        if row.keys() != set(names):
-            raise SchemaMismatch(f"A logged row has the features {list(row)}, expected {list(names)}.")
-        for name in names:
-            columns[name].append(accept[name](row[name]))
-    return pa.table({n: pa.array(values, types[n].type) for n, values in columns.items()})

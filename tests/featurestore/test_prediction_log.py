@@ -152,7 +152,7 @@ def test_what_cannot_be_logged_is_refused_and_leaves_no_row(fs: FeatureStore) ->
         view.log(row, 1.0)
     with pytest.raises(SchemaMismatch, match="'balance' is double, got 'ten'"):
         view.log([1.0, "ten", "x"], 1.0, entries=key)
-    with pytest.raises(InvalidData, match="has 2 values, expected 3"):
+    with pytest.raises(InvalidData, match="is no vector of the 3 features price, balance, segment"):
         view.log([[1.0, 10.0]], [1.0], entries=[key])
     with pytest.raises(InvalidData, match=r"1 rows of features, but {'__prediction': 2} of other columns"):
         view.log(row, [1.0, 2.0], entries=key)

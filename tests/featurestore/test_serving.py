@@ -16,6 +16,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from featurestore import Feature, FeatureStore, FeatureView, InvalidData, NotFound, SchemaMismatch, connect
+from featurestore.inputs import Vectors
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 EVENT = NOW - timedelta(hours=1)
@@ -176,6 +177,50 @@ def test_vectors_come_in_the_form_asked_for(view: FeatureView) -> None:
         assert len(view.get_feature_vectors([], return_type=return_type)) == 0
     with pytest.raises(SchemaMismatch, match="return_type 'json' is unknown"):
         view.get_feature_vector(key, return_type="json")  # type: ignore[arg-type]  # it is what the test is about
+
+
+def test_transform_gives_back_the_form_it_got(view: FeatureView) -> None:
+    """V10: a vector, a mapping, a list or array of them, a frame with columns in any order and others beside."""
+    raw, inputs = [10.0, True, 1], [0.0, True, 1]
+    named, scaled = dict(zip(["balance", "is_open", "visits"], raw, strict=True)), {"balance": 0.0}
+    assert view.transform(raw) == view.transform(tuple(raw)) == view.transform(np.array(raw, object)) == inputs
+    assert view.transform([raw, raw]) == view.transform(np.array([raw, raw], object)) == [inputs, inputs]
+    assert view.transform(named) == named | scaled
+    assert view.transform([named, raw]) == [named | scaled, inputs]
+    assert view.transform([]) == []
+    frame = pa.table({"visits": [1], "note": ["x"], "balance": [10], "is_open": [True]})
+    for given in (frame, frame.to_pandas(), pl.from_arrow(frame)):
+        result = view.transform(given)
+        assert type(result) is type(given)
+        assert list(getattr(result, "column_names", None) or result.columns) == ["note", "balance", "is_open", "visits"]
+        assert next(iter(result["balance"])) in (0.0, pa.scalar(0.0))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([10.0, True], "is no vector of the 3 features balance, is_open, visits"),
+        ([10.0, "yes", 1], r"'is_open' is boolean, got 'yes' \(str\)"),
+        ({"balance": 10.0}, r"the features are \['balance', 'is_open', 'visits'\], got \['balance'\]"),
+        ([[10.0, True, 1], 5], "5 is no vector of the 3 features"),
+        ("abc", r"'abc' \(str\) is neither a frame, a vector, nor a list of vectors"),
+        (pa.table({"balance": [1.0]}), r"lacks \['is_open', 'visits'\]"),
+    ],
+)
+def test_transform_refuses_what_is_no_vector_of_the_view(view: FeatureView, given: Any, message: str) -> None:
+    """V11: by name, length and type."""
+    with pytest.raises((SchemaMismatch, InvalidData), match=message):
+        view.transform(given)
+
+
+def test_vectors_that_begin_with_lists_and_mappings_are_told_from_lists_of_vectors() -> None:
+    """V10: a value may be a list or a mapping itself."""
+    lists = [Feature("a", "array<double>"), Feature("b", "bigint")]
+    assert Vectors([[1.0, 2.0], 3], lists, "x").rows == [[[1.0, 2.0], 3]]
+    assert Vectors([[[1.0, 2.0], 3], [None, 4]], lists, "x").rows == [[[1.0, 2.0], 3], [None, 4]]
+    structs = [Feature("a", "struct<x:double>"), Feature("b", "bigint")]
+    assert Vectors([{"x": 1.0}, 3], structs, "x").rows == [[{"x": 1.0}, 3]]
+    assert Vectors([{"a": {"x": 1.0}, "b": 3}], structs, "x").rows == [[{"x": 1.0}, 3]]
 
 
 @pytest.fixture
