@@ -388,14 +388,20 @@ class FeatureStore:
     def check_of_files(self, plan: Plan, versions: Mapping[GroupRef, int]) -> Callable[[], None]:
         """A check, without the catalog, that the files a plan reads at the given versions are still there.
 
-        The check raises NotReproducible.
+        Of groups seen as they were known, also those of earlier versions that are there now. The check raises
+        NotReproducible.
         """
         pinned = []
-        for source in plan.sources:
+        for place, source in enumerate(plan.sources):
             ref = source.definition.ref
             version = versions[ref] if source.version is None else source.version
             snapshot = self.group(ref).snapshot(version)
-            pinned.append((snapshot.location, version, [f.path for f in snapshot.files]))
+            paths = [f.path for f in snapshot.files]
+            if plan.is_as_known(place):
+                past = [f.path for f in delta.row_files(snapshot.location, version)]
+                gone = set(delta.missing_files(past))
+                paths += [p for p in past if p not in gone]
+            pinned.append((snapshot.location, version, paths))
 
         def check() -> None:
             for location, version, paths in pinned:

@@ -126,7 +126,7 @@ class TrainingData:
             "created_by": store.settings.who, "created_at": store.clock().isoformat(),
         }  # fmt: skip
         try:
-            check = store.check_of_files(plan, versions)
+            check = store.check_of_files(self._plan_of(recipe), versions)
             raw = self._raw_parts(recipe)
         except NotReproducible as error:
             if view.versions() == versions:

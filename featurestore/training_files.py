@@ -127,8 +127,8 @@ def read(path: Path, data_format: DataFormat, schema: pa.Schema) -> pa.Table:
     if data_format == "parquet":
         from pyarrow import parquet
 
-        # pyarrow's own file system, and no thread of it: neither is to outlive this call
-        return parquet.ParquetFile(path).read(use_threads=False).cast(schema)
+        with parquet.ParquetFile(path) as file:
+            return file.read().cast(schema)
     if data_format == "csv":
         return _read_csv(path, schema)
     from pyarrow import feather
@@ -143,7 +143,7 @@ def _read_csv(path: Path, schema: pa.Schema) -> pa.Table:
 
     texts = csv.read_csv(
         path,
-        read_options=csv.ReadOptions(use_threads=False, block_size=1 << 24),
+        read_options=csv.ReadOptions(block_size=1 << 24),
         parse_options=csv.ParseOptions(newlines_in_values=True),
         convert_options=csv.ConvertOptions(
             column_types=dict.fromkeys(schema.names, pa.string()), null_values=[""], strings_can_be_null=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore import Feature, FeatureGroup, FeatureStore, FeatureView, connect, late_cells
+from featurestore import Feature, FeatureGroup, FeatureStore, FeatureView, NotReproducible, connect, late_cells
 
 START = datetime(2021, 1, 1, tzinfo=UTC)
 
@@ -178,6 +179,19 @@ def test_a_training_dataset_as_known_survives_corrections_and_vacuum(told: Featu
     group(told, "counts").vacuum(retention=timedelta(0))
     unknown, _ = view.create_training_data()
     assert view.training_dataset(unknown).late_cells is None
+
+
+def test_what_was_known_and_vacuumed_meanwhile_is_no_training_dataset(told: FeatureStore, clock: Clock) -> None:
+    """V3, C3: the check made before reading finds the files of earlier values gone, and nothing is registered."""
+    view = view_of(told)
+    clock.at(40)
+    plan = view.plan(labels=True).with_hindsight(view.labels)
+    usual, known = (told.check_of_files(replace(plan, as_known=k), view.versions()) for k in (False, True))
+    group(told, "counts").vacuum(retention=timedelta(0))
+    usual()
+    with pytest.raises(NotReproducible, match=r"counts_1 can no longer be read"):
+        known()
+    told.check_of_files(replace(plan, as_known=True), view.versions())()  # what was gone before is not asked for
 
 
 _days = st.integers(0, 8)
