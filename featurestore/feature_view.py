@@ -112,8 +112,8 @@ class FeatureView:
     @property
     def feature_names(self) -> list[str]:
         """Names of the model's inputs, in order: transformed as the training dataset in use does (else the newest)."""
-        fitted, _ = self._fitted_in_use()
-        return fitted.output_names_for([f.name for f in self.features])
+        in_use = self._fitted_in_use()
+        return in_use.fitted.output_names_for([f.name for f in in_use.features])
 
     def delta_versions(self) -> dict[str, int]:
         """The Delta version each group of the view has now, by `<name>_v<version>`."""
