@@ -106,7 +106,9 @@ def write(table: pa.Table, path: Path, data_format: DataFormat) -> None:
     if data_format == "parquet":
         from pyarrow import parquet
 
-        parquet.write_table(table, path)
+        # Numbers seldom repeat: looking for those that do takes more than twice as long, to write and to read.
+        texts = [f.name for f in table.schema if pa.types.is_string(f.type)]
+        parquet.write_table(table, path, use_dictionary=texts or False)
     elif data_format == "csv":
         from pyarrow import csv
 
