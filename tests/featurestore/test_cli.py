@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,6 +176,21 @@ def test_a_home_without_a_store_is_an_error_and_stays_as_it_was(tmp_path: Path) 
 def test_the_home_is_named_before_or_after_the_command(demo: Path, arguments: Sequence[str]) -> None:
     shown = CliRunner().invoke(app, [word.replace("HOME", str(demo)) for word in arguments])
     assert (shown.exit_code, shown.stderr) == (0, "")
+
+
+def test_a_store_in_postgresql_is_found_by_its_urls_alone(
+    postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C1: there is no catalog file in the home then, and none is asked for."""
+    monkeypatch.setenv("FEATURESTORE_CATALOG_URL", postgresql_url)
+    monkeypatch.setenv("FEATURESTORE_ONLINE_URL", postgresql_url)
+    with closing(featurestore.connect(tmp_path)) as fs:
+        fs.create_feature_group("bare", 1, primary_key=["id"], online_enabled=True)
+    csv = write(tmp_path / "first.csv", "id,amount\n1,2.5\n")
+    assert run_in(tmp_path, "insert", "bare", "--file", csv, "--json").json["inserted"] == 1
+    assert run_in(tmp_path, "list", "--json").json["feature_groups"][0]["rows"] == 1
+    assert {f["severity"] for f in run_in(tmp_path, "doctor", "--json").json} == {"info"}
+    assert not list(tmp_path.glob("*.db"))
 
 
 def test_list_shows_groups_views_or_both(run: Run) -> None:
