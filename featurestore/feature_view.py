@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 import pyarrow as pa
@@ -62,7 +63,7 @@ class FeatureView:
         self.logging_enabled: bool = definition.get("logging_enabled", False)
         self.tags: dict[str, Any] = definition.get("tags", {})
         self.query = query_from_json(definition["query"], store)
-        self.transformations = TransformationPlan.from_json(definition["transformations"])
+        self._transformations: dict[str, Any] = definition["transformations"]
         self._training = TrainingData(store, self)
         self._batch_version: int | None = None
         self._serving: Serving | None = None
@@ -72,6 +73,17 @@ class FeatureView:
 
     def __repr__(self) -> str:
         return f"FeatureView({self.name!r}, version={self.version})"
+
+    @cached_property
+    def transformations(self) -> TransformationPlan:
+        """What is done to the features. Functions of one's own are imported only here, so that a view can be listed,
+        explained and deleted where they are not.
+
+        Raises:
+            NotFound: such a function is no longer where it was defined.
+            NotReproducible: its source has changed since.
+        """
+        return TransformationPlan.from_json(self._transformations)
 
     # Names
 

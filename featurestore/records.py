@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from featurestore.errors import FeatureStoreError
 from featurestore.times import parse_time
 
 if TYPE_CHECKING:
@@ -85,9 +86,17 @@ def of_view_in_full(view: FeatureView) -> Record:
             {"name": f.name, "type": f.dtype, "unit": f.unit, "on_demand": f.on_demand, "description": f.description}
             for f in view.features
         ],
-        "transformations": [str(step) for step in view.transformations.steps],
+        "transformations": _steps(view),
         "training_sets": [of_training_set(dataset) for dataset in view.training_datasets()],
     }
+
+
+def _steps(view: FeatureView) -> list[str]:
+    """The transformations in words, or why they cannot be told: a function of one's own may be elsewhere."""
+    try:
+        return [str(step) for step in view.transformations.steps]
+    except FeatureStoreError as error:
+        return [str(error)]
 
 
 def of_training_set(dataset: TrainingDataset) -> Record:

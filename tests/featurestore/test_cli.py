@@ -20,7 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 import featurestore
-from featurestore import Feature, InvalidData
+from featurestore import Feature, InvalidData, udf
 from featurestore.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -613,6 +613,22 @@ def test_in_a_pipe_there_is_plain_text_and_nothing_is_taken_as_markup(demo: Path
     assert shown.stdout.splitlines()[0].split() == ["customer", "day", "amount", "[red]note"]
     assert [line.split("  ")[-1].strip() for line in shown.stdout.splitlines()[1:]] == ["[bold]x", r"\x1b[31m", "null"]
     assert "Spending of [bold]each customer[/bold]." in run("list").out
+
+
+def test_a_view_whose_function_is_elsewhere_is_still_listed_and_shown(demo: Path, tmp_path: Path) -> None:
+    """V7: its own functions are imported where they are needed, and only there."""
+
+    @udf(float)
+    def halved(amount: float) -> float:
+        return amount / 2
+
+    shutil.copytree(demo, tmp_path / "copy")
+    with closing(featurestore.connect(tmp_path / "copy")) as fs:
+        query = fs.get_feature_view("customers").query
+        fs.create_feature_view("own", query=query, labels=["category"], transformation_functions={"amount": halved})
+    shown = command("show", "own", home=tmp_path / "copy")
+    assert shown.returncode == 0
+    assert "Move it to the top of a module that can be imported" in shown.stdout
 
 
 def test_tables_fit_the_terminal_and_keep_control_characters_out(demo: Path) -> None:
