@@ -13,6 +13,7 @@ import pyarrow as pa
 from featurestore import catch_up, delta, inserting, maintenance, statistics, validation
 from featurestore.delta import Commit
 from featurestore.engines import duckdb as engine
+from featurestore.engines import staging
 from featurestore.errors import (
     Conflict,
     FeatureStoreError,
@@ -275,6 +276,9 @@ class FeatureGroup:
             dry_run: only say what would be removed.
         """
         self._declared()
+        if not dry_run:
+            staging.sweep(self._store.settings.home.resolve() / "staging")
+            engine.sweep(self._store.settings.temp_directory)
         views = self._store.catalog.list("feature view")
         with self._store.catalog.no_new_training_datasets() as datasets:
             return maintenance.vacuum(

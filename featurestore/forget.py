@@ -183,11 +183,10 @@ class Erasure:
     def remove_files(self) -> None:
         """Remove the files of older versions, and of crashed writers, that hold such rows."""
         while True:
-            tainted = self._tainted()
+            tainted, doomed = self._tainted(), _doomed(self._root, self._keys)
             with self._store.catalog.no_new_training_datasets() as datasets:
                 if not any(d.is_live and d.versions(self._group.ref) & tainted for d in datasets):
-                    names = list(self._keys.column_names)
-                    self.report.files_removed += _remove_holders(self._root, self._keys, names)
+                    self.report.files_removed += _remove(doomed)
                     return
             self.mark_training_datasets()  # one was registered since they were marked
 
@@ -224,7 +223,7 @@ class Erasure:
             keys = self._keys.rename_columns(names)
             count = delta.delete_loose(str(location), keys)
             self.report.rows_elsewhere[shown] = self.report.rows_elsewhere.get(shown, 0) + count
-            self.report.files_removed += _remove_holders(location, keys, names)
+            self.report.files_removed += _remove(_doomed(location, keys))
             self._clean_log(location)
 
     def clean_logs(self) -> None:
@@ -294,21 +293,25 @@ def _is_whole(file: Path) -> bool:
         return opened.read() == b"PAR1"
 
 
-def _remove_holders(root: Path, keys: pa.Table, names: list[str]) -> list[str]:
-    """Remove the files that are not part of the newest version and hold a key, or are cut off; return their names.
+def _doomed(root: Path, keys: pa.Table) -> set[Path]:
+    """The files that are not part of the newest version and hold a key, or are cut off.
 
     A file of a writer that has not committed yet holds none of the keys: what it began with had them, and then it lost
     the race against their deletion, or it began later. One that is cut off and older than the deletion lost as well.
     """
     last = max(p.stat().st_mtime for p in delta_log.entry_files(str(root)).values())
-    doomed = {Path(f) for f in _search(root, keys.rename_columns(names), ["__file"])["__file"].to_pylist()}
+    found = {Path(f) for f in _search(root, keys, ["__file"])["__file"].to_pylist()}
     for file in _old_files(root):
         with suppress(FileNotFoundError):
             if not _is_whole(file) and file.stat().st_mtime < last:
-                doomed.add(file)
-    for file in doomed:
+                found.add(file)
+    return found
+
+
+def _remove(files: set[Path]) -> list[str]:
+    for file in files:
         file.unlink(missing_ok=True)
-    return sorted(file.name for file in doomed)
+    return sorted(file.name for file in files)
 
 
 def _key_names(plan: Plan, ref: GroupRef, keys: list[str]) -> list[list[str]]:

@@ -211,7 +211,15 @@ def test_v3_what_crashed_writers_left_behind_goes_when_it_is_old(cards):
         file.write_bytes(b"half a file")
     for file in (old, staged):
         os.utime(file, (time.time() - 2 * 86400,) * 2)
+    home, dead = cards._store.settings.home, subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = [home / "staging" / "x" / "rows", home / "tmp" / f"duckdb-{dead.pid}" / "spilled"]
+    for file in left:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    (home / "staging" / "x.lock").touch()
     done = cards.vacuum(timedelta(0))
+    assert not any(file.parent.exists() for file in left)
     assert set(done.orphans) == {"part-old.parquet", "_delta_log/_commit_x.json.tmp"}
     assert (old.exists(), young.exists(), staged.exists()) == (False, True, False)
     assert content(cards) == [(1, 0, 1.0)]
