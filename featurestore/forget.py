@@ -102,7 +102,13 @@ class Erasure:
         delta_log.lifetimes(self._group.location)
         delta.live_files(self._group.location)
         for step in self.STEPS:
-            step(self)
+            try:
+                step(self)
+            except OSError as error:
+                raise FeatureStoreError(
+                    f"{self._group.ref}: forget has not ended, because a file cannot be written or removed: {error}. "
+                    "Check the disk and the rights, then call it again with the same keys."
+                ) from error
         return self.report
 
     def record_intent(self) -> None:

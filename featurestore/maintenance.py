@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore import data_files, delta, delta_log
 from featurestore.delta import DataFile, Snapshot
 from featurestore.delta_log import Life
-from featurestore.errors import InvalidTime
+from featurestore.errors import FeatureStoreError, InvalidTime
 
 if TYPE_CHECKING:
     from featurestore.settings import Settings
@@ -146,6 +146,7 @@ def vacuum(
     Raises:
         InvalidTime: the retention is negative.
         NotReproducible, FeatureStoreError: the log has gaps or is damaged; nothing was removed.
+        FeatureStoreError: a file cannot be removed.
     """
     if retention < timedelta(0):
         raise InvalidTime(f"A retention of {retention} cannot be. Expected zero or more, such as timedelta(days=7).")
@@ -169,11 +170,20 @@ def vacuum(
     unreadable = {v for path, life in lives.items() if not (root / path).exists() for v in life.versions(newest)}
     lost = {v for life in doomed.values() for v in life.versions(newest)} - unreadable
     if not dry_run:
-        for path in (*doomed, *lost_files):
-            (root / path).unlink(missing_ok=True)
+        _remove([root / path for path in (*doomed, *lost_files)])
     return Vacuumed(
         tuple(doomed), tuple(lost_files), size, tuple(sorted(lost)), dict(sorted(held.items())), held_bytes, dry_run
     )
+
+
+def _remove(files: Sequence[Path]) -> None:
+    for file in files:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise FeatureStoreError(
+                f"{file} cannot be removed: {error}. Check that you may write there, then vacuum again."
+            ) from error
 
 
 def orphans(root: Path, lives: Mapping[str, Life], *, older_than: timedelta = GRACE) -> list[str]:

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 import featurestore
 from featurestore import Feature, FeatureGroup, FeatureStore, data_files, delta, maintenance
 from featurestore.catalog import Catalog
-from featurestore.errors import InvalidTime, NotReproducible
+from featurestore.errors import FeatureStoreError, InvalidTime, NotReproducible
 from featurestore.schema import TIMESTAMP
 from featurestore.training_dataset import content_hash
 
@@ -235,6 +235,18 @@ def test_v3_a_damaged_log_stops_vacuum_before_it_removes_anything(cards):
     with pytest.raises(NotReproducible, match=r"lacks the entry of version 1"):
         cards.vacuum(timedelta(0))
     assert on_disk(cards) == there
+
+
+def test_v3_a_file_that_cannot_be_removed_is_a_typed_error(cards):
+    """V3: here something else has taken its name; nothing of the newest version is touched."""
+    for n in (1, 2):
+        cards.insert(rows((1, 0, float(n))))
+    (old,) = cards.vacuum(timedelta(0), dry_run=True).files
+    Path(cards.location, old).unlink()
+    Path(cards.location, old).mkdir()
+    with pytest.raises(FeatureStoreError, match="cannot be removed"):
+        cards.vacuum(timedelta(0))
+    assert content(cards) == [(1, 0, 2.0)]
 
 
 def test_v3_a_negative_retention_is_refused(cards):
