@@ -105,7 +105,7 @@ def plain_sql(store: FeatureStore, query: str) -> pa.Table:
     settings = store.settings
     return read_only.run(
         query, tables, memory_limit=settings.memory_limit, threads=settings.threads,
-        temp_directory=str(settings.home.resolve() / "tmp"),
+        temp_directory=settings.temp_directory,
     )  # fmt: skip
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _lock = threading.Lock()
 _databases: dict[tuple[str, int, str | None], DuckDBPyConnection] = {}
 
+_spills = itertools.count()
 _DATABASES = 4
 """Settings, and so databases, that one process keeps at once: each holds threads and a buffer pool."""
 
@@ -69,8 +72,7 @@ def connection(
             if threads:
                 database.execute(f"SET threads = {threads:d}")
             if temp_directory is not None:
-                # Each process needs a folder of its own: DuckDB gives the files in it the same names everywhere.
-                database.execute(f"SET temp_directory = {text(f'{temp_directory}/duckdb-{os.getpid()}')}")
+                database.execute(f"SET temp_directory = {text(spill_folder(temp_directory))}")
                 database.execute("SET preserve_insertion_order = false")
             while len(_databases) >= _DATABASES:
                 del _databases[next(iter(_databases))]  # closes when its last cursor does
@@ -84,11 +86,25 @@ def connection(
         cursor.close()
 
 
+def spill_folder(temp_directory: str) -> str:
+    """A folder for one database to spill to, which DuckDB makes when it must and then removes.
+
+    Each database needs one of its own, because DuckDB gives the files in it the same names everywhere. Where the home
+    may only be read, it lies in the system's folder for temporary files.
+    """
+    name = f"duckdb-{os.getpid()}-{next(_spills)}"
+    try:
+        os.makedirs(temp_directory, exist_ok=True)
+    except OSError:
+        return str(Path(tempfile.gettempdir()) / name)
+    return f"{temp_directory}/{name}"
+
+
 def sweep(temp_directory: str) -> None:
     """Remove what queries of processes that were killed had spilled to a folder."""
     for left in Path(temp_directory).glob("duckdb-*"):
         try:
-            os.kill(int(left.name.removeprefix("duckdb-")), 0)
+            os.kill(int(left.name.split("-")[1]), 0)
         except ProcessLookupError:
             shutil.rmtree(left, ignore_errors=True)
         except PermissionError:

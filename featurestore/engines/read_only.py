@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from featurestore.engines.duckdb import spill_folder
 from featurestore.engines.sql import COMMITTED_AT, quote, text
 from featurestore.errors import FeatureStoreError
 from featurestore.schema import TIMESTAMP
@@ -74,8 +75,8 @@ def run(
     import duckdb
 
     config: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": memory_limit, "temp_directory": temp_directory, "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False,
+        "memory_limit": memory_limit, "temp_directory": spill_folder(temp_directory),
+        "autoinstall_known_extensions": False, "autoload_known_extensions": False,
     }  # fmt: skip
     try:
         with duckdb.connect(config=config) as con:
