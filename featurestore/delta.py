@@ -7,9 +7,11 @@ store, without a lock. What a commit means (window, counts, who) travels inside 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -44,6 +46,7 @@ _NOTE = "triptych"
 _WATERMARK = "triptych.watermark"
 _CLOCK = "triptych.clock"
 _OWNER = "triptych.owner"
+_CHECK = "rules_"
 _ATTEMPTS = 30
 _STEADY_ATTEMPTS = 10
 _Result = TypeVar("_Result")
@@ -89,18 +92,18 @@ def exists(location: str) -> bool:
 
 def create(
     location: str, schema: pa.Schema, *, name: str, description: str = "", partition_by: Sequence[str] = (),
-    owner: str = "", notes: Mapping[str, Mapping[str, str]] | None = None,
+    owner: str = "", notes: Mapping[str, Mapping[str, str]] | None = None, check: str | None = None,
 ) -> None:  # fmt: skip
     """Make an empty table with the schema's columns and the hidden commit time; those that are never null come first.
 
     Args:
         owner: whose table it is: nothing happens when it is there already, made by another process for the same owner.
         notes: metadata of columns, by name.
+        check: an SQL condition that every writer has to keep, see `keep_check`.
     Raises:
         Conflict: a table with rows of another owner lies there already.
     """
     from deltalake import DeltaTable
-    from deltalake.exceptions import DeltaError
 
     Path(location).parent.mkdir(parents=True, exist_ok=True)
     # Delta's log tells the bounds of the first columns only: of those by which files are pruned, and of no others.
@@ -113,11 +116,7 @@ def create(
         "configuration": {**_KEEP, "delta.dataSkippingNumIndexedCols": str(len(indexed))},
     }  # fmt: skip
     with _translated(location):
-        try:
-            DeltaTable.create(location, pa.schema(noted), mode="error", **options)
-        except DeltaError:
-            if not DeltaTable.is_deltatable(location):
-                raise
+        if DeltaTable.is_deltatable(location):
             there = DeltaTable(location)
             if owner and _owner(there) == owner:
                 return
@@ -125,8 +124,33 @@ def create(
             if there.count():
                 raise Conflict(
                     f"{location} holds a Delta table with rows that the catalog does not know. Move it away first."
-                ) from None
-            DeltaTable.create(location, pa.schema(noted), mode="overwrite", **options)
+                )
+            drop(location)
+        made = f"{location}.{uuid.uuid4().hex}"
+        try:
+            table = DeltaTable.create(made, pa.schema(noted), mode="error", **options)
+            if check is not None:
+                table.alter.add_constraint({_check_name(check): check})
+                _fold(made)
+            Path(made).rename(location)  # whole or not at all; refused when another process was faster
+        except OSError:
+            if not DeltaTable.is_deltatable(location) or _owner(DeltaTable(location)) != owner:
+                raise
+        finally:
+            drop(made)
+
+
+def _fold(location: str) -> None:
+    """Make the two commits of a table that nobody has seen yet one: delta-rs cannot create a table with constraints."""
+    first, second = (Path(location) / delta_log.FOLDER / f"{version:020d}.json" for version in (0, 1))
+    newer = [a for a in delta_log.read_actions(second) if a.keys() & {"protocol", "metaData"}]
+    kept = [a for a in delta_log.read_actions(first) if not a.keys() & {key for n in newer for key in n}]
+    first.write_text("".join(json.dumps(action) + "\n" for action in (*kept, *newer)), encoding="utf-8")
+    second.unlink()
+
+
+def _check_name(condition: str) -> str:
+    return f"{_CHECK}{hashlib.sha256(condition.encode()).hexdigest()[:8]}"
 
 
 def _owner(table: DeltaTable) -> str | None:
@@ -415,6 +439,40 @@ def add_columns(
             raise
 
     _swap(location, attempt, clock)
+
+
+def keep_check(location: str, condition: str | None, *, who: str, order: str, clock: Callable[[], datetime]) -> None:
+    """Make every writer of the table keep an SQL condition, and no earlier one; None: any row may enter.
+
+    A condition that stored rows break is left out: it would be a lie.
+    """
+    from deltalake.exceptions import DeltaError
+
+    wanted = None if condition is None else _check_name(condition)
+
+    def attempt(table: DeltaTable, now: datetime) -> bool:
+        prefix = f"delta.constraints.{_CHECK}"
+        there = [key.removeprefix("delta.constraints.") for key in table.metadata().configuration if prefix in key]
+        outdated = next((name for name in there if name != wanted), None)
+        if outdated is None and (wanted is None or wanted in there):
+            return False
+        before = _snapshot(table, location, order)
+        properties = _properties(Commit(before.version + 1, now, "check", who=who), before.watermark)
+        try:
+            if outdated is not None:
+                table.alter.drop_constraint(outdated, commit_properties=properties)
+            else:
+                table.alter.add_constraint({str(wanted): str(condition)}, commit_properties=properties)
+        except DeltaError as error:
+            if _open(location).version() > before.version:
+                raise _Overtaken from error
+            if "validation check" in str(error):
+                return False
+            raise
+        return True
+
+    while _swap(location, attempt, clock):
+        pass
 
 
 def upsert(

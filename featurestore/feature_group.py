@@ -166,6 +166,8 @@ class FeatureGroup:
         judge = self._judge(stretch) if (validation_options or {}).get("run_validation", True) else None
         with self._prepared(frame, judge) as batch:
             self._declare(batch.definition)
+            if judge is None and self.definition.expectation_suite:
+                self._keep_check(None)  # rows may enter that break it
             definition, catalog = self.definition, self._store.catalog
             write = delta.overwrite if overwrite else delta.upsert
             arguments: dict[str, Any] = {
@@ -596,6 +598,8 @@ class FeatureGroup:
 
     def _make_table(self) -> None:
         d, catalog = self.definition, self._store.catalog
+        is_strict = d.validation_ingestion_policy == "STRICT"
+        check = validation.check_expression(d.expectation_suite, d.schema) if is_strict else None
         was_there = catalog.noted(self.id, "statistics") or catalog.noted(self.id, "validation")
         if (was_there or self._is_online()) and not delta.exists(self.location):
             raise NotFound(
@@ -604,8 +608,13 @@ class FeatureGroup:
             )
         delta.create(
             self.location, d.schema, name=str(self.ref), description=d.description, partition_by=d.partition_key,
-            owner=self.id, notes=d.column_notes(),
+            owner=self.id, notes=d.column_notes(), check=check,
         )  # fmt: skip
+        self._keep_check(check)
+
+    def _keep_check(self, condition: str | None) -> None:
+        who, order = self._store.settings.who, self.definition.order
+        delta.keep_check(self.location, condition, who=who, order=order, clock=self._store.clock)
 
     def _is_online(self) -> bool:
         return self.online_enabled and self._store.online.version(self.online_table()) is not None

@@ -276,6 +276,32 @@ def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def check_expression(suite: Suite | None, schema: pa.Schema) -> str | None:
+    """The limits of a suite as one SQL condition that every row keeps, nulls included; None when it has none.
+
+    Only what any Delta reader understands alike: `expect_column_values_to_be_between` with plain limits, of severity
+    critical or error, on ints and floats whose names need no quotes.
+    """
+    conditions = []
+    for expectation in (suite or {}).get("expectations", ()):
+        kwargs = {name: value for name, value in expectation["kwargs"].items() if value is not None}
+        column, limits = kwargs.pop("column", None), [kwargs.pop("min_value", None), kwargs.pop("max_value", None)]
+        if (
+            expectation["type"] != "expect_column_values_to_be_between" or expectation["severity"] not in SEVERITIES[:2]
+            or kwargs or column not in schema.names or not re.fullmatch(r"[a-z][a-z0-9_]*", column)
+        ):  # fmt: skip
+            continue
+        dtype = schema.field(column).type
+        is_number = pa.types.is_integer(dtype) or pa.types.is_floating(dtype)
+        parts = [
+            f"{column} {sign} {limit!r}" for sign, limit in zip((">=", "<="), limits, strict=True)
+            if isinstance(limit, int | float) and not isinstance(limit, bool)
+        ]  # fmt: skip
+        if is_number and parts and len(parts) == sum(limit is not None for limit in limits):
+            conditions.append(f"({column} IS NULL OR ({' AND '.join(parts)}))")
+    return " AND ".join(conditions) or None
+
+
 def without_values(report: dict[str, Any]) -> dict[str, Any]:
     """A report (as JSON) that tells nothing of any row: no examples and no observed values."""
     results = [{k: v for k, v in r.items() if k not in ("examples", "observed_value")} for r in report["results"]]

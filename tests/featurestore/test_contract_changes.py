@@ -277,3 +277,70 @@ def test_g17_a_raw_write_that_breaks_the_contract_fails(cards, column):
         write_deltalake(cards.location, stamped.drop(["amount"]).append_column("other", pa.array([1])), mode="append")
     cards.insert(rows((2, 0, 2.0)))
     assert cards.read()["card"].tolist() == [1, 2]
+
+
+def between(column: str, low: float | None, high: float | None, **more: object) -> dict:
+    kwargs = {"column": column, "min_value": low, "max_value": high, **more}
+    return {"type": "expect_column_values_to_be_between", "kwargs": kwargs}
+
+
+def checks(group: FeatureGroup) -> list[str]:
+    configuration = DeltaTable(group.location).metadata().configuration
+    return [text for key, text in configuration.items() if key.startswith("delta.constraints.")]
+
+
+def raw_write(group: FeatureGroup, card: int, amount: float | None) -> None:
+    stamped = rows((card, 0, amount)).append_column(delta.COMMITTED_AT, pa.array([T0], TIMESTAMP))
+    write_deltalake(group.location, stamped, mode="append")
+
+
+def test_g17_the_limits_of_a_strict_suite_hold_for_every_writer(store):
+    """G17: as one CHECK that nulls keep; ours write as before, and others cannot break the rules."""
+    group = store.get_or_create_feature_group(
+        "cards", 1, primary_key=["card"], event_time="t", features=CARDS,
+        expectation_suite=[between("amount", 0, 100), between("card", None, 1000)],
+    )  # fmt: skip
+    group.insert(rows((1, 0, 0.0), (2, 0, None)))
+    raw_write(group, 3, None)
+    for card, amount in ((4, -1.0), (4, 100.5), (1001, 1.0)):
+        with pytest.raises(DeltaError, match="validation check"):
+            raw_write(group, card, amount)
+    with pytest.raises(InvalidData):
+        group.insert(rows((5, 0, -1.0)))
+    group.insert(rows((1, 0, 100.0)))
+    assert group.read()["card"].tolist() == [1, 2, 3]
+
+
+def test_g17_a_check_never_lies(store):
+    """G17: it goes when rows may enter that break it, and does not come back while they are there."""
+    definition = {"primary_key": ["card"], "event_time": "t", "features": CARDS}
+    strict = [between("amount", 0, None)]
+    group = store.get_or_create_feature_group("cards", 1, **definition, expectation_suite=strict)
+    assert len(checks(group)) == 1
+    group.insert(rows((1, 0, -1.0)), validation_options={"run_validation": False})
+    assert (checks(group), len(group.read())) == ([], 1)
+    assert checks(store.get_or_create_feature_group("cards", 1, **definition, expectation_suite=strict)) == []
+    group.remove_rows(rows((1, 0, 0.0)).select(["card", "t"]))
+    assert len(checks(store.get_or_create_feature_group("cards", 1, **definition, expectation_suite=strict))) == 1
+    wider = [between("amount", -5, None)]
+    assert "-5" in checks(store.get_or_create_feature_group("cards", 1, **definition, expectation_suite=wider))[0]
+    loose = {"expectation_suite": wider, "validation_ingestion_policy": "ALWAYS"}
+    assert checks(store.get_or_create_feature_group("cards", 1, **definition, **loose)) == []
+
+
+@pytest.mark.parametrize(
+    "expectation",
+    [
+        between("amount", 0, None, mostly=0.9), between("amount", 0, None, strict_min=True),
+        between("Amount EUR", 0, 1),
+        between("t", "2020-01-01", None), {**between("amount", 0, None), "severity": "warning"},
+        {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "amount", "min_value": 0}},
+    ],
+)  # fmt: skip
+def test_g17_rules_that_are_no_plain_limits_are_no_check(store, expectation):
+    """G17: what is not exactly a condition on each row stays with the suite."""
+    features = [*CARDS, Feature("Amount EUR", "double")]
+    group = store.get_or_create_feature_group(
+        "cards", 1, primary_key=["card"], event_time="t", features=features, expectation_suite=[expectation]
+    )
+    assert (checks(group), group.delta_version) == ([], 0)
