@@ -294,6 +294,10 @@ class Query:
         """All groups of the query, left-most first."""
         return [self.group, *(g for j in self.joins for g in j.query.groups())]
 
+    def versions(self) -> list[tuple[GroupRef, int | None]]:
+        """All groups of the query with the Delta version it asks for, left-most first; None for the present one."""
+        return [(self.group, self.version), *(g for j in self.joins for g in j.query.versions())]
+
     def _reader(self) -> Reader:
         if self.reader is None:
             raise JoinError("This query belongs to no feature store. Make queries with fg.select([...]).")

@@ -341,8 +341,13 @@ class FeatureStore:
         return {ref: self.group(ref).point_in_time_definition() for ref in dict.fromkeys(query.groups())}
 
     def versions(self, query: Query) -> dict[GroupRef, int]:
-        """The present Delta version of each group of a query."""
-        return {ref: self.group(ref).delta_version for ref in dict.fromkeys(query.groups())}
+        """The Delta version of each group of a query: the one that the query asks for, else the present one."""
+        found = {}
+        for ref in query.groups():
+            asked = {version for group, version in query.versions() if group == ref}
+            only = asked.pop() if len(asked) == 1 else None
+            found[ref] = self.group(ref).delta_version if only is None else only
+        return found
 
     def table_id(self, ref: GroupRef) -> str:
         """The id of a group's Delta table."""

@@ -40,8 +40,12 @@ def test_partitions_are_columns_like_any_other(tmp_path: Path) -> None:
     fs.close()
 
 
-def test_versions_of_before_a_column_read_as_null_there(tmp_path: Path) -> None:
-    """G13: every version gives the columns of today."""
+@pytest.mark.parametrize("rows_to_stream", [0, 10**9])
+def test_versions_of_before_a_column_read_as_null_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_to_stream: int
+) -> None:
+    """G13: every version gives the columns of today, as the spine and as a joined group, with either engine."""
+    monkeypatch.setattr(offline, "ROWS_TO_STREAM", rows_to_stream)
     fs = connect(tmp_path)
     group = fs.get_or_create_feature_group("values", 1, primary_key=["k"], event_time="day")
     group.insert(pd.DataFrame({"k": [1], "day": days(1), "x": [10]}))
@@ -51,6 +55,10 @@ def test_versions_of_before_a_column_read_as_null_there(tmp_path: Path) -> None:
     query = group.select(["k", "x", "y"])
     assert query.read("arrow").column("y").to_pylist() == [None, 0.5]
     assert query.as_of(before).read("arrow").to_pydict() == {"k": [1], "x": [10], "y": [None]}
+    joined = query.as_of(before).join(group.select(["y"]).as_of(before), prefix="r_")
+    assert joined.read("arrow").to_pydict() == {"k": [1], "x": [10], "y": [None], "r_y": [None]}
+    now = query.join(group.select(["y"]), prefix="r_")
+    assert now.read("arrow").column("r_y").to_pylist() == [None, 0.5]
     fs.close()
 
 

@@ -300,6 +300,7 @@ def test_as_of_of_a_query_is_one_time_for_all_its_groups(
     with pytest.raises(InvalidTime, match=r"version.*orders_v1.*limits_v1"):
         query.as_of(1)
     assert orders.select(["id"]).as_of(orders.delta_version - 1).read()["id"].tolist() == [1, 2, 3, 4]
+    assert fs.versions(query.as_of(past)) == {orders.ref: 1, limits.ref: 1}, "what a training set then pins"
 
 
 def test_rows_without_order_are_the_same_rows(orders: FeatureGroup, limits: FeatureGroup) -> None:
