@@ -617,21 +617,27 @@ def _commit(
         for portion in portions:
             added += _write(table, before, portion)
         _publish(table, before, commit, added, removed)
-    except _Uncertain:
-        raise  # the files stay
     except BaseException:
-        data_files.remove(before.location, added)
+        _discard(before.location, added, since=before.version)
         raise
+
+
+def _discard(location: str, added: Sequence[data_files.NewFile], *, since: int) -> None:
+    """Delete written files unless a commit after `since` refers to them: what was raised may have come after it.
+
+    An interrupt reaches Python when delta-rs has returned, and a full disk may fail the checkpoint after a commit.
+    """
+    try:
+        used = {path for entry in delta_log.entries(location, since + 1) for path in entry.added}
+    except FeatureStoreError:
+        return  # nobody can tell: the files stay, and vacuum finds them
+    data_files.remove(location, [f for f in added if f.name not in used])
 
 
 def _write(table: DeltaTable, before: Snapshot, batches: Iterable[pa.Table]) -> list[data_files.NewFile]:
     indexed = [*rewriting.identity_of(_schema(table)), COMMITTED_AT]
     partition_by = table.metadata().partition_columns
     return data_files.write(before.location, batches, order=before.order, indexed=indexed, partition_by=partition_by)
-
-
-class _Uncertain(FeatureStoreError):
-    """The log can be neither written nor read, so nobody knows whether the commit landed."""
 
 
 def _publish(
@@ -650,12 +656,12 @@ def _publish(
     properties, partition_by = _properties(commit, before.watermark), table.metadata().partition_columns
     try:
         table.create_write_transaction(actions, "append", table.schema(), partition_by, commit_properties=properties)
-    except DeltaError as error:
+    except Exception as error:  # delta-rs raises its own, OSError and bare Exception; each may come after the commit
         try:
             newest = _open(before.location)
             mine = newest.version() >= commit.version and _id_at(newest, commit.version) == commit.id
         except FeatureStoreError:
-            raise _Uncertain(
+            raise FeatureStoreError(
                 f"{before.location}: nobody can tell whether version {commit.version} was committed: {error}. "
                 "Run `featurestore doctor`, then insert again: rows that are stored already are not written twice."
             ) from error
@@ -663,7 +669,9 @@ def _publish(
             return  # what failed came after the commit, such as a checkpoint
         if newest.version() >= commit.version:
             raise _Overtaken from error
-        raise
+        if isinstance(error, DeltaError | OSError):
+            raise
+        raise FeatureStoreError(f"{before.location}: the commit failed: {error}. Nothing was written.") from error
 
 
 def compact(
@@ -705,10 +713,8 @@ def compact(
 
     try:
         commit = _swap(location, attempt, clock)
-    except _Uncertain:
-        raise  # the files stay
     except BaseException:
-        data_files.remove(location, added)
+        _discard(location, added, since=start.version())
         raise
     if commit is None:
         data_files.remove(location, added)

@@ -201,6 +201,32 @@ def test_g10_a_write_that_fails_leaves_the_old_version(table, clock):
     assert delta.snapshot(table, "t").version == 1
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("no room for the checkpoint"), RuntimeError("odd")])
+@pytest.mark.parametrize("after", [True, False])
+def test_g10_what_goes_wrong_after_the_commit_takes_no_file_away(table, clock, monkeypatch, error, after):
+    """G10: an interrupt or a failed checkpoint right behind the commit; the same before it leaves nothing behind."""
+    upsert(table, clock, (1, 0, 1.0))
+    commit = DeltaTable.create_write_transaction
+
+    def broken(*arguments: object, **options: object) -> None:
+        if after:
+            commit(*arguments, **options)
+        raise error
+
+    with monkeypatch.context() as third_party:
+        third_party.setattr(DeltaTable, "create_write_transaction", broken)
+        try:
+            upsert(table, clock, (1, 0, 2.0), (2, 0, 2.0))
+        except (KeyboardInterrupt, FeatureStoreError):
+            assert not after or error is KeyboardInterrupt
+        else:
+            assert after
+    assert content(table) == ([(1, 0.0, 2.0), (2, 0.0, 2.0)] if after else [(1, 0.0, 1.0)])
+    live = files(table)
+    assert {str(path) for path in Path(table).glob("*.parquet")} >= live
+    assert len(list(Path(table).glob("*.parquet"))) == (2 if after else 1)
+
+
 def test_c3_a_writer_that_always_loses_gets_a_conflict_and_writes_nothing(table, clock, monkeypatch):
     """C3: after bounded retries; its files are gone again."""
     monkeypatch.setattr(delta, "_ATTEMPTS", 2)
