@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine
 
 from featurestore.errors import InvalidData, SchemaMismatch
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from featurestore.online import OnlineStore
 
 LARGEST_BLOCK = 256  # keys looked up by one statement; larger blocks are no faster per key
+_MANY = 2  # stands for any number of entries where they come as arrays
 MOST_PARAMETERS = 32_000  # SQLite allows 32,766 in one statement, PostgreSQL 65,535
 
 
@@ -57,17 +59,29 @@ class Reader:
         self._one = self._statement(1)
 
     def _statement(self, size: int) -> str:
-        """The statement for `size` entries: their keys as a VALUES list, each table joined to it."""
+        """The statement for `size` entries: their keys as a VALUES list, each table joined to it.
+
+        On PostgreSQL many entries come as one array per key column, whatever their number: planning a list of hundreds
+        of parameters takes it several times as long as looking them up.
+        """
         if size in self._statements:
             return self._statements[size]
         tables = [physical_table(table).alias(f"g{g}") for g, (table, _) in enumerate(self._tables)]
         keys = [(f"g{g}_{key.name}", key.type) for g, table in enumerate(tables) for key in table.primary_key]
-        rows = [
-            (sa.literal_column(str(row)), *(sa.bindparam(f"{name}_{row}", type_=dtype) for name, dtype in keys))
-            for row in range(size)
-        ]
-        columns = [sa.column("i", sa.Integer), *(sa.column(name, dtype) for name, dtype in keys)]
-        wanted = sa.values(*columns).data(rows).cte("wanted")
+        wanted: Any
+        if size == 1 or self._store.is_sqlite:
+            rows = [
+                (sa.literal_column(str(row)), *(sa.bindparam(f"{name}_{row}", type_=dtype) for name, dtype in keys))
+                for row in range(size)
+            ]
+            columns = [sa.column("i", sa.Integer), *(sa.column(name, dtype) for name, dtype in keys)]
+            wanted = sa.values(*columns).data(rows).cte("wanted")
+        else:
+            arrays = [sa.bindparam(name, type_=postgresql.ARRAY(dtype)) for name, dtype in keys]
+            unpacked = [sa.column(name, dtype) for name, dtype in keys]
+            wanted = (
+                sa.func.unnest(*arrays).table_valued(*unpacked, with_ordinality="i", name="wanted").render_derived()
+            )
         source: sa.FromClause = wanted
         selected: list[sa.ColumnElement[Any]] = [wanted.c.i]
         for g, (table, (definition, names)) in enumerate(zip(tables, self._tables, strict=True)):
@@ -96,10 +110,12 @@ class Reader:
         for start in range(0, len(parameters), step):
             block = parameters[start : start + step] if len(parameters) > step else parameters
             count = len(block) // width
-            size = _rounded_up(count)
-            if size > count:
-                block = block + [None] * (width * (size - count))
-            rows = self._store.fetch(self._statement(size), block)
+            if count == 1 or self._store.is_sqlite:
+                size = _rounded_up(count)
+                sql, block = self._statement(size), block + [None] * (width * (size - count))
+            else:
+                sql, block = self._statement(_MANY), [block[place::width] for place in range(width)]
+            rows = self._store.fetch(sql, block)
             rows.sort(key=_first)
             found += rows[:count]
         return found
