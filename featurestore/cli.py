@@ -304,7 +304,7 @@ def quarantine(ctx: typer.Context, name: Group, version: Version = None, limit: 
     if not data.num_rows:
         return terminal.line("No row was ever rejected.")
     columns = [n for n in data.column_names if n not in ("__rule", "__rejected_at")]
-    terminal.rows(data.select(["__rule", *columns, "__rejected_at"]), limit=limit)
+    terminal.rows(data.select([*columns, "__rejected_at", "__rule"]), limit=limit, flexible=True)
 
 
 @app.command(rich_help_panel="Look")

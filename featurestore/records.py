@@ -157,9 +157,9 @@ def of_column_statistics(name: str, summary: Record) -> Record:
     percentiles, top = summary["percentiles"], summary["top_values"]
     found = {
         "column": name, "kind": summary["kind"], "count": summary["count"], "nulls": summary["null_count"],
-        "distinct": summary["distinct_count"], "mean": summary["mean"], "std_dev": summary["std_dev"],
-        "min": summary["min"], "median": percentiles[49] if percentiles else None, "max": summary["max"],
-        "most_frequent": top[0]["value"] if top else None,
+        "distinct": summary["distinct_count"], "min": summary["min"],
+        "median": percentiles[49] if percentiles else None, "max": summary["max"], "mean": summary["mean"],
+        "std_dev": summary["std_dev"], "most_frequent": top[0]["value"] if top else None,
     }  # fmt: skip
     if summary["kind"] == "time" and summary["count"]:
         moments = {key: parse_time(found[key]) for key in ("mean", "min", "median", "max")}

@@ -197,14 +197,18 @@ def _title(name: str) -> str:
     return name.replace("_", " ")
 
 
-def rows(data: pa.Table, *, limit: int) -> None:
-    """Print the first rows of a frame: as many columns as fit, the names of the others below."""
+def rows(data: pa.Table, *, limit: int, flexible: bool = False) -> None:
+    """Print the first rows of a frame: as many columns as fit, the names of the others below.
+
+    Args:
+        flexible: the last column wraps when the terminal is narrow, and is always there.
+    """
     import pyarrow as pa
 
     values = [[shown(v, null="null") for v in column.to_pylist()] for column in data.slice(0, limit).columns]
     cells = [list(row) for row in zip(*values, strict=True)]
     numeric = {f.name for f in data.schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)}
-    hidden = _print(_Cells(data.column_names, cells, numeric), flexible=False, styles={})
+    hidden = _print(_Cells(data.column_names, cells, numeric), flexible=flexible, styles={})
     if hidden:
         line(f"Too narrow for: {_listed(hidden)}. --json shows all columns.")
     if data.num_rows > limit:

@@ -160,7 +160,7 @@ def test_an_empty_store_says_what_to_do_next(run_on_empty: Run) -> None:
 
 
 def test_a_home_without_a_store_is_an_error_and_stays_as_it_was(tmp_path: Path) -> None:
-    """C1: a slip in --home must not make an empty store that looks like lost data."""
+    """A slip in --home must not make an empty store that looks like lost data."""
     answer = run_in(tmp_path / "slip", "list")
     assert answer.code == 2
     assert "There is no feature store in" in answer.err
@@ -181,7 +181,7 @@ def test_the_home_is_named_before_or_after_the_command(demo: Path, arguments: Se
 def test_a_store_in_postgresql_is_found_by_its_urls_alone(
     postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """C1: there is no catalog file in the home then, and none is asked for."""
+    """There is no catalog file in the home then, and none is asked for."""
     monkeypatch.setenv("FEATURESTORE_CATALOG_URL", postgresql_url)
     monkeypatch.setenv("FEATURESTORE_ONLINE_URL", postgresql_url)
     with closing(featurestore.connect(tmp_path)) as fs:
@@ -318,7 +318,7 @@ def test_explain_says_which_row_gave_a_feature(run: Run) -> None:
     ],
 )
 def test_explain_names_what_it_cannot_find(run: Run, arguments: Sequence[str], said: str) -> None:
-    """V11: unknown key names and types are named."""
+    """Before any row is read."""
     answer = run("explain", "customers", *arguments)
     assert (answer.code, answer.out) == (2, "")
     assert said in answer.err
@@ -512,7 +512,7 @@ def test_forget_asks_then_erases_and_says_where_the_rows_were(run_on_copy: Run, 
     ],
 )
 def test_forget_refuses_keys_it_does_not_understand(run_on_copy: Run, arguments: Sequence[str], said: str) -> None:
-    """V11: before anything is touched."""
+    """G14: before anything is touched."""
     answer = run_on_copy("forget", "transactions", *arguments, "--yes")
     assert (answer.code, answer.out) == (2, "")
     assert said in re.sub(r"\s*│?\n│?\s*", " ", answer.err)

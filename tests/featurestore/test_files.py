@@ -105,7 +105,7 @@ def test_parquet_that_is_damaged_inside_is_named_when_its_batches_are_read(tmp_p
 
 
 def test_a_value_of_a_command_line_gets_the_type_of_its_feature() -> None:
-    """V11: "7" is the number 7 for a number and the text "7" for text."""
+    """G6: "7" is the number 7 for a number and the text "7" for text."""
     assert [files.parse_value("7", f) for f in FEATURES[:1] + FEATURES[2:4]] == ["7", 7.0, 7]
     assert files.parse_value("2021/01/01", FEATURES[1]) == datetime(2021, 1, 1, tzinfo=UTC)
     for feature in FEATURES[1:]:
