@@ -21,8 +21,8 @@ from featurestore.schema import TIMESTAMP, as_arrow, as_stream, conform, infer_f
 from featurestore.settings import Settings
 from featurestore.times import Window
 
-ROWS_AT_ONCE = 1 << 20
-"""A stream of up to so many rows is a frame; rules judge a longer one in pieces of at least so many."""
+ROWS_AT_ONCE, BYTES_AT_ONCE = 1 << 20, 1 << 28
+"""A stream of fewer rows, and fewer bytes, is a frame; rules judge a longer one in pieces of about so many."""
 
 Report = dict[str, Any]
 Judge = Callable[[pa.Table], Report | None]
@@ -61,9 +61,9 @@ def prepared(frame: Any, definition: GroupDefinition, settings: Settings, judge:
         staging.sweep(folder)
     stream = as_stream(frame)
     if stream is not None:
-        held = _some(stream.batches, stream.schema)
-        if held.num_rows >= ROWS_AT_ONCE:
-            pieces = chain([held], iter(lambda: _some(stream.batches, stream.schema), None))
+        held, is_all = _some(stream.batches, stream.schema)
+        if not is_all:
+            pieces = chain([held], iter(lambda: _some(stream.batches, stream.schema)[0], None))
             with _staged(pieces, definition, settings, judge) as batch:
                 yield batch
             return
@@ -88,15 +88,16 @@ def _conformed(rows: pa.Table, definition: GroupDefinition, what: str) -> tuple[
     return declared, conformed
 
 
-def _some(batches: Iterator[pa.Table], schema: pa.Schema) -> pa.Table:
-    """The next rows of a stream, at least `ROWS_AT_ONCE` of them unless it ends."""
-    held, rows = [schema.empty_table()], 0
+def _some(batches: Iterator[pa.Table], schema: pa.Schema) -> tuple[pa.Table, bool]:
+    """The next rows of a stream, about as many as may be in memory at once, and whether it ended with them."""
+    held, rows, size = [schema.empty_table()], 0, 0
     for batch in batches:
         held.append(batch)
         rows += batch.num_rows
-        if rows >= ROWS_AT_ONCE:
-            break
-    return pa.concat_tables(held)
+        size += batch.nbytes
+        if rows >= ROWS_AT_ONCE or size >= BYTES_AT_ONCE:
+            return pa.concat_tables(held), False
+    return pa.concat_tables(held), True
 
 
 @contextmanager
