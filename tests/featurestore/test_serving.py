@@ -151,6 +151,39 @@ def test_a_late_row_never_replaces_a_newer_one(fs: FeatureStore, view: FeatureVi
     assert view.get_feature_vector(KEY) == [0.5, True, 9]
 
 
+def test_a_spine_without_time_asks_at_the_present(fs: FeatureStore) -> None:
+    """G18: in batch data as online; an age equal to the ttl still counts, a microsecond more does not."""
+    known = fs.get_or_create_feature_group(
+        "known", 1, primary_key=["id"], event_time="at", online_enabled=True, ttl=timedelta(hours=1)
+    )
+    ages = [timedelta(hours=1), timedelta(hours=1, microseconds=1)]
+    known.insert(pd.DataFrame({"id": [1, 2], "at": [NOW - age for age in ages], "x": [1.0, 2.0]}))
+    asked = fs.get_or_create_feature_group("asked", 1, primary_key=["id"])
+    asked.insert(pd.DataFrame({"id": [1, 2], "y": [0, 1]}))
+    view = fs.get_or_create_feature_view(
+        "asked", 1, query=asked.select(["y"]).join(known.select(["x"])), labels=["y"]
+    )  # fmt: skip
+    view.create_training_data()
+    assert view.get_batch_data(dataframe_type="arrow")["x"].to_pylist() == [1.0, None]
+    assert view.get_feature_vectors([{"id": 1}, {"id": 2}], allow_missing=True) == [[1.0], [None]]
+    with pytest.raises(NotFound, match=r"only a row older than its ttl 1:00:00 online for {'id': 2}"):
+        view.get_feature_vector({"id": 2})
+    assert known.get_online({"id": 2}, ["x"]) is None
+    assert len(known.read()) == 2, "what is stored is still there to be read"
+
+
+def test_without_a_version_the_newest_training_dataset_serves(fs: FeatureStore, view: FeatureView) -> None:
+    """V9: and one that was chosen stays chosen."""
+    accounts = fs.get_feature_group("accounts", 1)
+    wider = {"bank": ["b"], "account": [1], "at": [EVENT], "balance": [50.0], "is_open": [True]}
+    accounts.insert(pd.DataFrame(wider | {"visits": pd.array([3], dtype="Int32")}))
+    view.create_training_data()
+    again = fs.get_feature_view("orders", 1)
+    assert again.get_feature_vector(KEY)[0] == 0.25
+    again.init_serving(1)
+    assert again.get_feature_vector(KEY)[0] == 1.0
+
+
 def test_many_vectors_are_the_single_ones(view: FeatureView) -> None:
     """V9: across the boundary of a block of 256 keys."""
     keys = [KEY, {"from_bank": "a", "from_account": 1}, {"from_bank": "b", "from_account": 1}] * 100
