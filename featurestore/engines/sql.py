@@ -119,23 +119,26 @@ def statement(
 
 @dataclass
 class _Statement:
+    """The parts of one statement, in the order in which they need each other."""
+
     plan: Plan
     tables: Sequence[str]
     dialect: Dialect
     parts: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.needed = self.plan.needed_columns()
+
     def text(self, start: datetime | None, end: datetime | None, ordered: bool) -> str:
         plan, quoted = self.plan, self.dialect.quote
-        self.needed = plan.needed_columns()
         for place in range(len(plan.sources)):
             self.source(place, start, end)
         row = [self.name(0, c) for c in plan.order]
         last = self.joins(0, "s0", row)
         outputs = ", ".join(f"{self.name(o.source, o.column)} AS {quoted(o.name)}" for o in plan.outputs)
         where = "" if plan.result_filter is None else f"\nWHERE {self.condition(plan.result_filter, 0)}"
-        tail = (f"\nORDER BY {', '.join(row)}" if ordered else "") + (
-            f"\nLIMIT {plan.limit:d}" if plan.limit is not None else ""
-        )
+        tail = f"\nORDER BY {', '.join(row)}" if ordered else ""
+        tail += f"\nLIMIT {plan.limit:d}" if plan.limit is not None else ""
         return "WITH " + ",\n     ".join(self.parts) + f"\nSELECT {outputs or '1'} FROM {last}{where}{tail}"
 
     def part(self, name: str, query: str) -> str:
@@ -149,9 +152,8 @@ class _Statement:
         return [self.name(place, c) for c in self.needed[place]]
 
     def condition(self, condition: Filter, place: int) -> str:
-        return condition_sql(
-            condition, lambda c: self.name(self.plan.source_of(c, place), c.name), self.dialect
-        )  # fmt: skip
+        """A filter on a table and what is joined to it."""
+        return condition_sql(condition, lambda c: self.name(self.plan.source_of(c, place), c.name), self.dialect)
 
     def source(self, place: int, start: datetime | None, end: datetime | None) -> None:
         """`s<n>`: the columns and rows of one table that take part."""
