@@ -124,7 +124,7 @@ def _newest_left(table: OnlineTable, snapshot: Snapshot, keys: pa.Table) -> pa.T
         if files:  # a row later than all that is unread is the newest of its key
             unread = pa.scalar(files[0].high, rows[table.event_time].type)
             final = rows.filter(pc.greater(rows[table.event_time], unread))
-            keys = engine.without(keys, final.select(list(table.primary_key)))
+            keys = engine.rows_without(keys, final.select(list(table.primary_key)))
     return pa.concat_tables(found)
 
 

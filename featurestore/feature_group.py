@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from featurestore import catch_up, delta, inserting, maintenance, statistics, validation
+from featurestore import catch_up, data_files, delta, inserting, maintenance, statistics, validation
 from featurestore.delta import Commit
 from featurestore.engines import duckdb as engine
 from featurestore.engines import staging
@@ -308,7 +308,9 @@ class FeatureGroup:
         definition = self._declared()
         wanted = [f for f in definition.features if f.name in definition.primary_key]
         rows = conform(keys, wanted, required=definition.primary_key, what=f"forget of {self.ref}")
-        return Erasure(self._store, self, engine.keep_last(rows, definition.primary_key)).run()
+        return Erasure(
+            self._store, self, data_files.in_order(rows, definition.primary_key[0], definition.primary_key)
+        ).run()
 
     # Changing the contract
 

@@ -168,14 +168,6 @@ def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays([table.column(f.name).cast(f.type) for f in schema], schema=schema)
 
 
-def keep_last(rows: pa.Table, identity: Sequence[str]) -> pa.Table:
-    """The rows in order, of equal identities only the last one."""
-    numbered = rows.select(list(dict.fromkeys(identity))).append_column("__row", _numbers(rows))
-    keys = ", ".join(quote(c) for c in identity)
-    last = run(f"SELECT max(__row) AS kept FROM numbered GROUP BY {keys} ORDER BY kept", {"numbered": numbered})
-    return rows if last.num_rows == rows.num_rows else rows.take(last.column("kept"))
-
-
 def _numbers(rows: pa.Table) -> pa.Array:
     return pa.array(np.arange(rows.num_rows, dtype=np.int64))
 
@@ -288,12 +280,6 @@ def where_found(files: Sequence[str], keys: pa.Table, columns: Sequence[str]) ->
     rows = f"SELECT * FROM no_keys UNION ALL BY NAME FROM {scan(files, evolved=True, place='__file')}"
     tables = {"keys": keys, "no_keys": keys.slice(0, 0)}
     return run(f"SELECT DISTINCT {names} FROM ({rows}) s SEMI JOIN keys k ON {on}", tables)
-
-
-def without(rows: pa.Table, others: pa.Table) -> pa.Table:
-    """The rows that are not among the others; both have the same columns, without nulls."""
-    on = " AND ".join(f"r.{quote(c)} = o.{quote(c)}" for c in others.column_names)
-    return as_schema(run(f"FROM r ANTI JOIN o ON {on}", {"r": rows, "o": others}), rows.schema)
 
 
 def quote_plain(column: Column) -> str:
