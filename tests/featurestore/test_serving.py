@@ -257,8 +257,9 @@ def test_vectors_that_begin_with_lists_and_mappings_are_told_from_lists_of_vecto
 
 
 @pytest.fixture
-def requested(fs: FeatureStore) -> FeatureView:
+def requested(tmp_path: Path) -> Iterator[FeatureView]:
     """A view whose every feature comes with the request: no group has to be online."""
+    fs = connect(tmp_path, clock=lambda: NOW)
     group = fs.get_or_create_feature_group(
         "requests", 1, primary_key=["id"], event_time="at",
         features=[Feature("id", "bigint"), Feature("at", "timestamp"), *REQUESTED],
@@ -266,7 +267,8 @@ def requested(fs: FeatureStore) -> FeatureView:
     group.insert(pa.Table.from_pylist([{"id": 1, "at": NOW, **GIVEN}], group.definition.schema))
     view = fs.get_or_create_feature_view("requests", 1, query=group.select([f.name for f in REQUESTED]))
     view.create_training_data()
-    return view
+    yield view
+    fs.close()
 
 
 def test_a_view_of_requested_features_alone_needs_no_key(requested: FeatureView) -> None:
