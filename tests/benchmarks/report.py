@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -25,7 +26,9 @@ PAGE = Path(__file__).with_name("page.md")
 
 
 def _commit() -> str:
-    """The last commit that touched the store; empty where there is no repository."""
+    """The last commit that touched the store; "unknown" where there is no repository."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        return "unknown"
     command = ["git", "log", "-1", "--format=%h", "--", "featurestore"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
