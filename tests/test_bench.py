@@ -68,3 +68,13 @@ def test_without_feast_its_promise_is_told_as_not_measured(tmp_path: Path) -> No
     [verdict] = judged.verdicts
     assert (verdict.reached, verdict.measured) == (None, f"not measured ({FEAST}: no registry)")
     assert judged.figures[0].shown == "no registry"
+
+
+def test_a_ratio_can_be_told_by_processor_time_as_well(tmp_path: Path) -> None:
+    judged = bench(tmp_path)
+    runs = {"ours": Run(seconds=9.0, cpu_seconds=1.0), "theirs": Run(seconds=1.0, cpu_seconds=2.0)}
+    judged.compare(
+        "join", "a join", "≤ 1.5 ×", runs, lambda r: r["ours"].work / r["theirs"].work, at_most=1.5, processor=True
+    )
+    [verdict] = judged.verdicts
+    assert (verdict.reached, verdict.measured) == (False, "9.00 × (0.50 × by processor time)")
