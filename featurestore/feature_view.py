@@ -29,7 +29,7 @@ from featurestore.training_data import ALL, THREE, TWO, TrainingData
 from featurestore.training_dataset import Job, TrainingDataset
 from featurestore.training_files import DataFormat, check_format
 from featurestore.training_options import FrameOptions, RowOptions, SplitOptions, Wanted, wanted_split
-from featurestore.transformations import FittedTransformations, TransformationPlan
+from featurestore.transformation_plan import FittedTransformations, TransformationPlan
 
 if TYPE_CHECKING:
     from featurestore.feature_group import FeatureGroup

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from featurestore.point_in_time import Output, Plan
-from featurestore.transformations import FittedTransformations
+from featurestore.transformation_plan import FittedTransformations
 
 KEY = "__key."
 

@@ -21,7 +21,7 @@ from featurestore.on_demand import RequestFunctions
 from featurestore.point_in_time import Plan
 from featurestore.scalars import acceptor
 from featurestore.schema import to_frame
-from featurestore.transformations import FittedTransformations
+from featurestore.transformation_plan import FittedTransformations
 
 if TYPE_CHECKING:
     from featurestore.feature_group import FeatureGroup

@@ -16,7 +16,7 @@ from featurestore.query import GroupRef
 from featurestore.schema import TIMESTAMP, Feature
 from featurestore.serving import Lookup, Serving
 from featurestore.times import from_micros
-from featurestore.transformations import FittedTransformations
+from featurestore.transformation_plan import FittedTransformations
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore

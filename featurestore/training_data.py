@@ -26,7 +26,7 @@ from featurestore.times import parse_time
 from featurestore.training_dataset import TrainingDataset, combined_hash, content_hash
 from featurestore.training_files import DataFormat
 from featurestore.training_options import Wanted
-from featurestore.transformations import FittedTransformations
+from featurestore.transformation_plan import FittedTransformations
 
 if TYPE_CHECKING:
     from featurestore.feature_view import FeatureView

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.transformations import FittedTransformations
+from featurestore.transformation_plan import FittedTransformations
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from featurestore.errors import SchemaMismatch
 from featurestore.point_in_time import Definition
 from featurestore.point_in_time import plan as plan_of
 from featurestore.query import GroupRef, Query
-from featurestore.transformations import parse
+from featurestore.transformation_spec import parse
 
 
 def view_definition(

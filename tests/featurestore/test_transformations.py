@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from featurestore import transformations as tf
 from featurestore.errors import InvalidData, NotFound, NotReproducible, SchemaMismatch
 from featurestore.schema import TIMESTAMP, Feature
+from featurestore.transformation_plan import FittedTransformations, TransformationPlan
+from featurestore.transformation_spec import parse
 from featurestore.transformations import (
     BUILT_INS,
-    FittedTransformations,
     TransformationFunction,
-    TransformationPlan,
     equal_frequency_binner,
     equal_width_binner,
     get,
@@ -33,7 +33,6 @@ from featurestore.transformations import (
     log_transform,
     min_max_scaler,
     one_hot_encoder,
-    parse,
     quantile_binner,
     quantile_transformer,
     rank_normalizer,
