@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from featurestore.delta import Commit
 from featurestore.errors import (
     Conflict,
     FeatureStoreError,
@@ -28,6 +27,7 @@ from featurestore.feature_group import FeatureGroup
 from featurestore.feature_view import FeatureView
 from featurestore.query import Query
 from featurestore.schema import Feature
+from featurestore.snapshots import Commit
 from featurestore.store import FeatureStore, connect
 from featurestore.times import Window
 from featurestore.training_dataset import TrainingDataset

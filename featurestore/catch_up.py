@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore import delta
-from featurestore.delta import Commit, Snapshot
+from featurestore import delta_history, delta_table
 from featurestore.engines import duckdb as engine
 from featurestore.errors import Conflict, NotReproducible, SchemaMismatch
 from featurestore.online_table import OnlineTable
 from featurestore.schema import arrow_schema
+from featurestore.snapshots import Commit, Snapshot
 
 if TYPE_CHECKING:
     from featurestore.online import OnlineStore
@@ -57,7 +57,7 @@ def catch_up(online: OnlineStore, table: OnlineTable, location: str) -> None:
     for _ in range(_ATTEMPTS):
         # First what is online, then what is newest: the other way round a faster writer would look like a lost lake.
         held = online.version(table)
-        newest = delta.snapshot(location, _order(table))
+        newest = delta_table.snapshot(location, _order(table))
         if held == newest.version:
             return
         _make(online, table)
@@ -93,11 +93,11 @@ def _apply_changes(online: OnlineStore, table: OnlineTable, newest: Snapshot, he
     """Whether the changes since the version held could be read; then they are online."""
     identity = _identity(table)
     try:
-        changes = delta.changes(newest.location, held, newest.version, identity=identity, order=_order(table))
+        changes = delta_history.changes(newest.location, held, newest.version, identity=identity, order=_order(table))
     except NotReproducible:
         return False
-    gone = changes.filter(pc.equal(changes[delta.CHANGE], "delete")).select(list(table.primary_key))
-    written = changes.filter(pc.not_equal(changes[delta.CHANGE], "delete")).select(_schema(table).names)
+    gone = changes.filter(pc.equal(changes[delta_history.CHANGE], "delete")).select(list(table.primary_key))
+    written = changes.filter(pc.not_equal(changes[delta_history.CHANGE], "delete")).select(_schema(table).names)
     versions = {"delta_version": newest.version, "previous_version": held}
     if not gone.num_rows:
         online.upsert(table, written, **versions)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from featurestore.delta import COMMITTED_AT
+from featurestore.engines.sql import COMMITTED_AT
 from featurestore.errors import NotFound, SchemaMismatch
 from featurestore.point_in_time import Output, Plan, Source
 from featurestore.query import Column, Filter, GroupRef, both

@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from featurestore import catch_up, data_files, delta, inserting, maintenance, statistics, validation
-from featurestore.delta import Commit
+from featurestore import (
+    catch_up,
+    data_files,
+    delta,
+    delta_history,
+    delta_table,
+    inserting,
+    maintenance,
+    statistics,
+    validation,
+)
 from featurestore.engines import duckdb as engine
 from featurestore.engines import staging
+from featurestore.engines.sql import COMMITTED_AT
 from featurestore.errors import (
     Conflict,
     FeatureStoreError,
@@ -30,6 +40,7 @@ from featurestore.online_table import OnlineTable
 from featurestore.pins import pins_of
 from featurestore.point_in_time import Definition
 from featurestore.query import Column, Filter, GroupRef, Query
+from featurestore.rewriting import ColumnsMissing
 from featurestore.schema import (
     TIMESTAMP,
     DataFrameType,
@@ -37,6 +48,7 @@ from featurestore.schema import (
     conform,
     to_frame,
 )
+from featurestore.snapshots import Commit, Snapshot
 from featurestore.times import TimeLike, Window, gaps_between
 
 if TYPE_CHECKING:
@@ -115,7 +127,7 @@ class FeatureGroup:
     @property
     def watermark(self) -> datetime | None:
         """The largest end of a committed window; None before the first."""
-        return delta.watermark(self.location) if self.definition.features else None
+        return delta_table.watermark(self.location) if self.definition.features else None
 
     def __repr__(self) -> str:
         return f"FeatureGroup({self.name!r}, version={self.version})"
@@ -177,7 +189,7 @@ class FeatureGroup:
             }  # fmt: skip
             try:
                 written = write(self.location, batch.rows, **arguments)
-            except delta.ColumnsMissing:
+            except ColumnsMissing:
                 self._add_columns()
                 written = write(self.location, batch.rows, **arguments)
             commit, rows = written.commit, written.rows
@@ -211,10 +223,10 @@ class FeatureGroup:
     def quarantine(self, dataframe_type: DataFrameType = "pandas") -> Any:
         """Rows that a STRICT suite rejected, with `__rule` (the rules they broke) and `__rejected_at`; oldest first."""
         location = self.quarantine_location
-        if not delta.exists(location):
+        if not delta_table.exists(location):
             extra = [pa.field("__rule", pa.string()), pa.field("__rejected_at", TIMESTAMP)]
             return to_frame(pa.schema([*self.definition.schema, *extra]).empty_table(), dataframe_type)
-        files = delta.snapshot(location, self.definition.order).between()
+        files = delta_table.snapshot(location, self.definition.order).between()
         rows = engine.run(f"SELECT * FROM {engine.scan(files, evolved=True)} ORDER BY __rejected_at")
         return to_frame(rows, dataframe_type)
 
@@ -231,7 +243,7 @@ class FeatureGroup:
         """
         if not self.definition.features:
             return {}
-        committed = {c.version: dict(c.report) for c in delta.history(self.location) if c.report is not None}
+        committed = {c.version: dict(c.report) for c in delta_history.commits(self.location) if c.report is not None}
         return committed | self._store.catalog.notes(self.id, "validation")
 
     def remove_rows(self, keys: Any) -> Commit:
@@ -429,7 +441,7 @@ class FeatureGroup:
 
     def as_of(self, moment: int | TimeLike) -> Query:
         """A query of all columns that there were at a Delta version or time, as they were then."""
-        there = delta.column_names(self.location, delta.version_at(self.location, moment))
+        there = delta_table.column_names(self.location, delta_history.version_at(self.location, moment))
         return self.select([f.name for f in self._declared().features if f.name in there]).as_of(moment)
 
     def history(self, dataframe_type: DataFrameType | None = None) -> Any:
@@ -438,7 +450,7 @@ class FeatureGroup:
         Optimizing and vacuuming take nothing away from it. A list of `Commit`, or a frame when a type is named.
         """
         commits = self._commits()
-        return commits if dataframe_type is None else to_frame(delta.history_frame(commits), dataframe_type)
+        return commits if dataframe_type is None else to_frame(delta_history.as_table(commits), dataframe_type)
 
     @property
     def last_commit(self) -> Commit | None:
@@ -449,7 +461,7 @@ class FeatureGroup:
         if not self.definition.features:
             return []
         known = self._store.catalog.noted(self.id, "statistics")
-        commits = delta.history(self.location, newest)
+        commits = delta_history.commits(self.location, newest)
         return [replace(c, statistics_id=c.version if c.version in known else None) for c in commits]
 
     def commit_details(self, version: int) -> Commit:
@@ -482,18 +494,18 @@ class FeatureGroup:
             NotReproducible: a version's files were vacuumed.
         """
         definition = self._declared()
-        first = delta.version_at(self.location, since)
-        last = self.delta_version if until is None else delta.version_at(self.location, until)
+        first = delta_history.version_at(self.location, since)
+        last = self.delta_version if until is None else delta_history.version_at(self.location, until)
         if first > last:
             raise InvalidTime(
                 f"{self.ref}: changes since version {first} until version {last} go backwards. Swap the two."
             )
-        found = delta.changes(self.location, first, last, identity=definition.identity, order=definition.order)
-        return to_frame(found.select([*definition.schema.names, delta.COMMITTED_AT, delta.CHANGE]), dataframe_type)
+        found = delta_history.changes(self.location, first, last, identity=definition.identity, order=definition.order)
+        return to_frame(found.select([*definition.schema.names, COMMITTED_AT, delta_history.CHANGE]), dataframe_type)
 
     def windows(self) -> list[Window]:
         """The committed windows, in order of time."""
-        commits = delta.history(self.location) if self.definition.features else []
+        commits = delta_history.commits(self.location) if self.definition.features else []
         return sorted({c.window for c in commits if c.window is not None})
 
     def window_gaps(self) -> list[Window]:
@@ -514,7 +526,8 @@ class FeatureGroup:
         version = commit if isinstance(commit, int) else commit.version
         known = self._store.catalog.notes(self.id, "statistics").get(version)
         if known is None:
-            written = self._written(next((c for c in delta.history(self.location) if c.version == version), None))
+            commits = delta_history.commits(self.location)
+            written = self._written(next((c for c in commits if c.version == version), None))
             if not written.num_rows:
                 raise NotFound(f"{self.ref}: commit {version} wrote no rows, so it has no statistics.")
             known = statistics.summarise(written)
@@ -558,7 +571,7 @@ class FeatureGroup:
         d = self._declared()
         return OnlineTable(f"fg_{self.id.replace('-', '')}", d.primary_key, d.event_time, d.features)
 
-    def snapshot(self, version: int | None = None) -> delta.Snapshot:
+    def snapshot(self, version: int | None = None) -> Snapshot:
         """The Delta table at a version."""
         return self._snapshot(version)
 
@@ -595,7 +608,7 @@ class FeatureGroup:
                     f"{self.ref}: another process declared the columns {[f.name for f in self.definition.features]} "
                     "first. Nothing was written: get the group again and retry."
                 )
-        if not delta.exists(self.location):
+        if not delta_table.exists(self.location):
             self._make_table()
 
     def _make_table(self) -> None:
@@ -603,7 +616,7 @@ class FeatureGroup:
         is_strict = d.validation_ingestion_policy == "STRICT"
         check = validation.check_expression(d.expectation_suite, d.schema) if is_strict else None
         was_there = catalog.noted(self.id, "statistics") or catalog.noted(self.id, "validation")
-        if (was_there or self._is_online()) and not delta.exists(self.location):
+        if (was_there or self._is_online()) and not delta_table.exists(self.location):
             raise NotFound(
                 f"The Delta table of {self.ref} is no longer at {self.location}. Restore the folder from a backup; or "
                 "delete the group with fg.delete() and create it anew."
@@ -621,9 +634,9 @@ class FeatureGroup:
     def _is_online(self) -> bool:
         return self.online_enabled and self._store.online.version(self.online_table()) is not None
 
-    def _snapshot(self, version: int | None = None) -> delta.Snapshot:
+    def _snapshot(self, version: int | None = None) -> Snapshot:
         self._declared()
-        return delta.snapshot(self.location, self.definition.order, version)
+        return delta_table.snapshot(self.location, self.definition.order, version)
 
     def _written(self, commit: Commit | None, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows a commit wrote, or some columns of them."""
@@ -632,7 +645,7 @@ class FeatureGroup:
         if commit is None or not commit.rows_written:
             return schema.empty_table()
         files = self._snapshot(commit.version).committed_at(commit.time)
-        return engine.rows_of(files, schema, where=f"{delta.COMMITTED_AT} = {engine.literal(commit.time)}")
+        return engine.rows_of(files, schema, where=f"{COMMITTED_AT} = {engine.literal(commit.time)}")
 
     def _summary(self, commit: Commit) -> dict[str, Any]:
         """Statistics of the rows a commit wrote, of which never more than one column is in memory."""

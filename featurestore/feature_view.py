@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 import pyarrow as pa
 
 from featurestore import leakage, skew
-from featurestore.delta import COMMITTED_AT
+from featurestore.engines.sql import COMMITTED_AT
 from featurestore.errors import NotFound, SchemaMismatch
 from featurestore.explanation import Explainer, as_frame
 from featurestore.findings import Finding

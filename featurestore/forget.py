@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from featurestore import delta, delta_log, training_files
+from featurestore import delta, delta_history, delta_log, delta_table, loose_tables, training_files
 from featurestore.catch_up import catch_up
 from featurestore.engines import duckdb as engine
 from featurestore.engines import staging
@@ -100,7 +100,7 @@ class Erasure:
         """Every step, from the first: what an interrupted call had done is found done."""
         # A damaged table is refused before anything is touched.
         delta_log.lifetimes(self._group.location)
-        delta.live_files(self._group.location)
+        delta_table.live_files(self._group.location)
         for step in self.STEPS:
             try:
                 step(self)
@@ -173,7 +173,7 @@ class Erasure:
         """
         catalog, location = self._store.catalog, self._group.location
         moments = set(self._found(["__committed_at"])["__committed_at"].to_pylist())
-        wrote = {c.version for c in delta.history(location) if c.time in moments}
+        wrote = {c.version for c in delta_history.commits(location) if c.time in moments}
         for path, life in delta_log.lifetimes(location).items():
             if not (self._root / path).exists():
                 wrote.add(life.added)
@@ -218,16 +218,16 @@ class Erasure:
             self.report.unsearched += [f"{folder}/{name}" for name in left]
 
     def _erase_loose(self, location: Path, spellings: list[list[str]]) -> None:
-        if not delta.exists(str(location)):
+        if not delta_table.exists(str(location)):
             return
         shown = location.relative_to(self._home).as_posix()
-        columns = set(delta.column_names(str(location)))
+        columns = set(delta_table.column_names(str(location)))
         known = [names for names in spellings if columns.issuperset(names)]
         if not known:
             self.report.unsearched.append(shown)
         for names in known:
             keys = self._keys.rename_columns(names)
-            count = delta.delete_loose(str(location), keys)
+            count = loose_tables.delete(str(location), keys)
             self.report.rows_elsewhere[shown] = self.report.rows_elsewhere.get(shown, 0) + count
             self.report.files_removed += _remove(_doomed(location, keys))
             self._clean_log(location)
@@ -283,7 +283,7 @@ def _search(root: Path, keys: pa.Table, columns: list[str]) -> pa.Table:
 
 def _old_files(root: Path) -> list[Path]:
     """The files on disk that are not part of the newest version: of older ones, or of writers that never committed."""
-    live = {Path(f).name for f in delta.live_files(str(root))}
+    live = {Path(f).name for f in delta_table.live_files(str(root))}
     return [
         file for file in sorted(root.rglob("*"))
         if file.is_file() and file.name not in live and delta_log.FOLDER not in file.parts

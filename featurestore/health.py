@@ -9,12 +9,13 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featurestore import delta, delta_log, maintenance, training_files
+from featurestore import delta_log, delta_table, maintenance, training_files
 from featurestore.delta_log import Life
 from featurestore.errors import FeatureStoreError
 from featurestore.findings import Finding
 from featurestore.forget import UNFINISHED
 from featurestore.pins import pins_of
+from featurestore.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from featurestore.feature_group import FeatureGroup
@@ -107,7 +108,7 @@ def _of_group(store: FeatureStore, group: FeatureGroup) -> Iterator[Finding]:
     if not group.features:
         yield Finding("info", subject, "It has no columns yet.", "Insert a first batch.")
         return
-    if not delta.exists(group.location):
+    if not delta_table.exists(group.location):
         yield Finding(
             "error", subject, f"The catalog knows it, but there is no Delta table at {group.location}.",
             "Restore the folder from a backup, or remove the group with delete().",
@@ -125,10 +126,10 @@ def _of_group(store: FeatureStore, group: FeatureGroup) -> Iterator[Finding]:
 
 
 def _of_files(
-    store: FeatureStore, group: FeatureGroup, snapshot: delta.Snapshot, lives: dict[str, Life]
+    store: FeatureStore, group: FeatureGroup, snapshot: Snapshot, lives: dict[str, Life]
 ) -> Iterator[Finding]:
     subject, root = f"feature group {group.ref}", Path(group.location)
-    if gone := delta.missing_files(f.path for f in snapshot.files):
+    if gone := delta_table.missing_files(f.path for f in snapshot.files):
         yield Finding(
             "error", subject, f"{len(gone)} of its {len(snapshot.files)} data files are gone, such as {gone[0]}.",
             "Restore them from a backup, or write all rows anew with insert(..., overwrite=True).",

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore import data_files, delta, on_demand, validation
+from featurestore import data_files, loose_tables, on_demand, validation
 from featurestore.engines import staging
 from featurestore.engines.staging import Staged
 from featurestore.errors import FeatureStoreError, InvalidData
@@ -141,7 +141,7 @@ def judged(
         return None
     report = validation.check(rows, suite)
     if not report.success and definition.validation_ingestion_policy == "STRICT":
-        delta.append_loose(quarantine, _rejected(rows, report, clock()))
+        loose_tables.append(quarantine, _rejected(rows, report, clock()))
         raise InvalidData(
             f"{definition.ref}{f', window {window}' if window else ''}: {report.summary()} Nothing was written; "
             "fg.quarantine() shows the rejected rows.",

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore import delta
+from featurestore import delta_history
 from featurestore.errors import FeatureStoreError
 from featurestore.keyed_rows import KEY
 from featurestore.point_in_time import Plan
 from featurestore.query import GroupRef
+from featurestore.snapshots import Snapshot
 from featurestore.splits import row_hashes
 from featurestore.times import TimeLike
 
@@ -76,12 +77,12 @@ def _span(
 ) -> tuple[datetime | None, datetime | None]:
     """When a table's first rows were committed, and when it last changed; None for one that never had rows."""
     snapshot = _snapshot(store, plan, versions, place)
-    files = delta.row_files(snapshot.location, snapshot.version)
+    files = delta_history.row_files(snapshot.location, snapshot.version)
     changes = [f.added for f in files] + [f.removed for f in files if f.removed is not None]
     return min((f.added for f in files), default=None), max(changes, default=None)
 
 
-def _snapshot(store: FeatureStore, plan: Plan, versions: Mapping[GroupRef, int], place: int) -> delta.Snapshot:
+def _snapshot(store: FeatureStore, plan: Plan, versions: Mapping[GroupRef, int], place: int) -> Snapshot:
     source = plan.sources[place]
     ref = source.definition.ref
     return store.group(ref).snapshot(versions[ref] if source.version is None else source.version)

@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurestore import data_files, delta, delta_log
-from featurestore.delta import DataFile, Snapshot
+from featurestore import data_files, delta, delta_history, delta_log, delta_table
 from featurestore.delta_log import Life
 from featurestore.errors import FeatureStoreError, InvalidTime
+from featurestore.snapshots import DataFile, Snapshot
 
 if TYPE_CHECKING:
     from featurestore.settings import Settings
@@ -69,11 +69,11 @@ def optimize(
     Raises:
         Conflict: other writers were faster many times in a row; what was committed before stays.
     """
-    before = delta.snapshot(location, order)
+    before = delta_table.snapshot(location, order)
     rounds, rows, version = len(untidy_groups(before)), 0, before.version
     read = written = 0
     for _ in range(2 * rounds):
-        now = delta.snapshot(location, order)
+        now = delta_table.snapshot(location, order)
         groups = untidy_groups(now)
         if not groups:
             break
@@ -89,7 +89,7 @@ def untidy_groups(snapshot: Snapshot) -> list[list[DataFile]]:
     """The groups of files of a snapshot that compaction would write anew, those of each partition apart."""
     if len(snapshot.files) < 2:
         return []
-    values = delta.partitions(snapshot.location, snapshot.version)
+    values = delta_table.partitions(snapshot.location, snapshot.version)
     by_partition: dict[tuple[Any, ...], list[DataFile]] = {}
     for file in snapshot.files:
         if file.rows:
@@ -152,7 +152,7 @@ def vacuum(
         raise InvalidTime(f"A retention of {retention} cannot be. Expected zero or more, such as timedelta(days=7).")
     root = Path(location)
     lives = delta_log.lifetimes(location)  # before the times: of every version that it names there is one
-    times = {c.version: c.time for c in delta.history(location)}
+    times = {c.version: c.time for c in delta_history.commits(location)}
     newest, pinned = max(times), sorted(pins)
     doomed: dict[str, Life] = {}
     held: dict[int, Sequence[str]] = {}

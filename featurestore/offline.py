@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore import delta
+from featurestore import delta_history, delta_table
 from featurestore.engines import as_of, read_only
 from featurestore.engines import duckdb as engine
 from featurestore.errors import FeatureStoreError, InvalidTime, NotFound, NotReproducible
@@ -123,10 +123,10 @@ def _by_table_name(store: FeatureStore) -> dict[str, list[FeatureGroup]]:
 def _past(group: FeatureGroup, version: int, earliest: datetime | None) -> list[engine.Past]:
     """The files that tell what was known of a group at any time from `earliest` on."""
     found = [
-        f for f in delta.row_files(group.location, version)
+        f for f in delta_history.row_files(group.location, version)
         if earliest is None or f.removed is None or f.removed > earliest
     ]  # fmt: skip
-    if gone := delta.missing_files(f.path for f in found):
+    if gone := delta_table.missing_files(f.path for f in found):
         raise NotReproducible(
             f"What was known of {group.ref} at {earliest or 'every time'} can no longer be told: {len(gone)} of the "
             f"files that held its earlier values are gone, removed by vacuum() or forget(). Read without as_known, "

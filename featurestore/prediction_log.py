@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from featurestore import delta
+from featurestore import delta_table, loose_tables
 from featurestore.engines import duckdb as engine
 from featurestore.errors import InvalidData, SchemaMismatch
 from featurestore.point_in_time import Plan
@@ -106,7 +106,7 @@ class PredictionLog:
             first = {request: place for place, request in reversed(list(enumerate(ids)))}
             rows = rows.take(pa.array(sorted(first.values()), pa.int64()))
         if rows.num_rows:
-            delta.append_loose(self.location, rows)
+            loose_tables.append(self.location, rows)
         return rows.num_rows
 
     def read(
@@ -116,12 +116,12 @@ class PredictionLog:
         """The rows of `[start, end)` by request time, oldest first; of the features the raw or the transformed ones."""
         low, high = (None if t is None else parse_time(t) for t in (start, end))
         prefix = _TRANSFORMED if transformed else _RAW
-        snapshot = delta.snapshot(self.location, TIME) if delta.exists(self.location) else None
+        snapshot = delta_table.snapshot(self.location, TIME) if delta_table.exists(self.location) else None
         if snapshot is None or not snapshot.rows:
             raw = [] if transformed else [(o.name, o.feature.type) for o in self.plan.outputs]
             keys = [(n, self._known_keys[n].type) for n in self.keys]
             return pa.schema([*_CONTEXT, *dict([*keys, *raw]).items()]).empty_table()
-        schema = delta.arrow_schema(self.location)
+        schema = delta_table.arrow_schema(self.location)
         there = schema.names
         features = {n.removeprefix(prefix): n for n in there if n.startswith(prefix)}
         columns = {n: n for n in there if not n.startswith("__") or n in _CONTEXT.names}

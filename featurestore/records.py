@@ -13,12 +13,12 @@ from featurestore.times import parse_time
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featurestore.delta import Commit
     from featurestore.feature_group import FeatureGroup
     from featurestore.feature_view import FeatureView
     from featurestore.findings import Finding
     from featurestore.forget import Forgotten
     from featurestore.maintenance import Optimized, Vacuumed
+    from featurestore.snapshots import Commit
     from featurestore.training_dataset import TrainingDataset
 
 Record = dict[str, Any]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from featurestore import delta, offline, on_demand, transformations, validation
+from featurestore import delta_history, delta_table, offline, on_demand, transformations, validation
 from featurestore.engines import sql
 from featurestore.entities import spine_of
 from featurestore.errors import Conflict, SchemaMismatch
@@ -297,7 +297,7 @@ class FeatureStore:
             InvalidTime: nothing was stored then.
             NotFound: there is no such version.
         """
-        return delta.version_at(self.group(ref).location, moment)
+        return delta_history.version_at(self.group(ref).location, moment)
 
     def query_sql(self, query: Query, dialect: SqlDialect = "duckdb") -> str:
         """The SQL that runs a query, with the tables' names in place of their files; or the same for Spark."""
@@ -403,14 +403,14 @@ class FeatureStore:
             snapshot = self.group(ref).snapshot(version)
             paths = [f.path for f in snapshot.files]
             if plan.is_as_known(place):
-                past = [f.path for f in delta.row_files(snapshot.location, version)]
-                gone = set(delta.missing_files(past))
+                past = [f.path for f in delta_history.row_files(snapshot.location, version)]
+                gone = set(delta_table.missing_files(past))
                 paths += [p for p in past if p not in gone]
             pinned.append((snapshot.location, version, paths))
 
         def check() -> None:
             for location, version, paths in pinned:
-                delta.check_there(location, version, paths)
+                delta_table.check_there(location, version, paths)
 
         return check
 

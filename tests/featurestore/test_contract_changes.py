@@ -16,6 +16,7 @@ from deltalake.exceptions import DeltaError
 
 import featurestore
 from featurestore import Feature, FeatureGroup, FeatureStore, delta
+from featurestore.engines.sql import COMMITTED_AT
 from featurestore.errors import Conflict, InvalidData, NotFound, SchemaMismatch
 from featurestore.schema import TIMESTAMP
 
@@ -239,7 +240,7 @@ def test_g17_the_table_says_what_its_columns_are(cards):
     assert notes["amount"] == {"comment": "What was paid.", "unit": "EUR"}
     assert notes["risk"] == {"comment": "A guess.", "unit": "%"}
     assert (table.metadata().name, table.metadata().description) == ("cards_v1", "Payments.")
-    assert {f.name for f in table.schema().fields if not f.nullable} == {"card", "t", delta.COMMITTED_AT}
+    assert {f.name for f in table.schema().fields if not f.nullable} == {"card", "t", COMMITTED_AT}
 
 
 def test_g17_every_delta_reader_sees_the_current_truth(cards):
@@ -269,7 +270,7 @@ def test_g17_every_delta_reader_sees_the_current_truth(cards):
 def test_g17_a_raw_write_that_breaks_the_contract_fails(cards, column):
     """G17: keys and event time are NOT NULL for every writer; ours go on working."""
     cards.insert(rows((1, 0, 1.0)))
-    stamped = rows((2, 0, 2.0)).append_column(delta.COMMITTED_AT, pa.array([T0], TIMESTAMP))
+    stamped = rows((2, 0, 2.0)).append_column(COMMITTED_AT, pa.array([T0], TIMESTAMP))
     broken = stamped.set_column(stamped.column_names.index(column), column, pa.nulls(1, stamped[column].type))
     with pytest.raises((DeltaError, ValueError)):
         write_deltalake(cards.location, broken, mode="append")
@@ -290,7 +291,7 @@ def checks(group: FeatureGroup) -> list[str]:
 
 
 def raw_write(group: FeatureGroup, card: int, amount: float | None) -> None:
-    stamped = rows((card, 0, amount)).append_column(delta.COMMITTED_AT, pa.array([T0], TIMESTAMP))
+    stamped = rows((card, 0, amount)).append_column(COMMITTED_AT, pa.array([T0], TIMESTAMP))
     write_deltalake(group.location, stamped, mode="append")
 
 

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featurestore
-from featurestore import Feature, data_files, delta
+from featurestore import Feature, data_files
+from featurestore.engines.sql import COMMITTED_AT
 from featurestore.schema import TIMESTAMP
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -112,7 +113,7 @@ def test_g11_the_log_of_a_wide_table_bounds_its_keys_and_time_to_the_microsecond
     group.insert(pa.table({**{n: [1.0, 2.0] for n in names}, "card": ["b", "a" * 100], "t": [T0, late]}))
     (file,) = group.snapshot().files
     assert (file.low, file.high) == (T0, late)
-    assert file.bounds.keys() == {"card", "t", delta.COMMITTED_AT}
+    assert file.bounds.keys() == {"card", "t", COMMITTED_AT}
     assert file.bounds["card"] == ("a" * 64, "b")
     assert group.read(dataframe_type="arrow").column_names == [*names, "card", "t"]
 

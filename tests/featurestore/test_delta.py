@@ -13,9 +13,11 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from featurestore import Feature, connect, delta
+from featurestore import Feature, connect, delta, delta_history, delta_table
+from featurestore.engines.sql import COMMITTED_AT
 from featurestore.errors import Conflict, FeatureStoreError, InvalidTime, NotFound, NotReproducible
 from featurestore.schema import TIMESTAMP
+from featurestore.snapshots import Commit
 from featurestore.times import Window
 
 ROOT = Path(__file__).parents[2]
@@ -63,16 +65,14 @@ def clock() -> Clock:
     return Clock()
 
 
-def upsert(
-    location: str, clock: Clock, *triples: tuple[int, float, float], window: Window | None = None
-) -> delta.Commit:
+def upsert(location: str, clock: Clock, *triples: tuple[int, float, float], window: Window | None = None) -> Commit:
     return delta.upsert(
         location, rows(*triples), identity=("card", "t"), order="t", who="me", window=window, clock=clock
     ).commit
 
 
 def files(location: str) -> set[str]:
-    return {f.path for f in delta.snapshot(location, "t").files}
+    return {f.path for f in delta_table.snapshot(location, "t").files}
 
 
 def content(location: str, version: int | None = None) -> list[tuple[int, float, float]]:
@@ -103,7 +103,7 @@ def test_g11_a_late_batch_rewrites_only_the_files_whose_time_range_it_touches(ta
     """G11: of four days one."""
     for day in range(4):
         upsert(table, clock, (1, day, 0.0), (1, day + 0.5, 0.0))
-    by_day = {f.low: f.path for f in delta.snapshot(table, "t").files}
+    by_day = {f.low: f.path for f in delta_table.snapshot(table, "t").files}
     late = upsert(table, clock, (1, 1, 9.0), (1, 1.25, 9.0))
     assert (late.rows_inserted, late.rows_updated, late.rows_unchanged) == (1, 1, 0)
     after = files(table)
@@ -123,7 +123,7 @@ def test_g11_a_late_batch_of_new_rows_rewrites_nothing(table, clock):
 def test_g11_a_removal_rewrites_only_the_files_that_held_the_rows(table, clock):
     for day in range(3):
         upsert(table, clock, (1, day, 0.0), (2, day, 0.0))
-    by_day = {f.low: f.path for f in delta.snapshot(table, "t").files}
+    by_day = {f.low: f.path for f in delta_table.snapshot(table, "t").files}
     gone = delta.delete(table, rows((1, 1, 0.0)).select(["card", "t"]), order="t", who="me", clock=clock)
     assert gone.rows_deleted == 1
     assert {day for day, path in by_day.items() if path not in files(table)} == {T0 + DAY}
@@ -141,24 +141,24 @@ def test_g17_any_delta_reader_sees_the_truth_with_not_null_keys(table, clock):
     upsert(table, clock, (1, 0, 1.0))
     upsert(table, clock, (1, 0, 2.0))
     assert content(table) == [(1, 0.0, 2.0)]
-    assert [f.name for f in DeltaTable(table).schema().fields if not f.nullable] == ["card", "t", delta.COMMITTED_AT]
+    assert [f.name for f in DeltaTable(table).schema().fields if not f.nullable] == ["card", "t", COMMITTED_AT]
 
 
 def test_g9_the_window_is_in_the_commit_and_the_watermark_never_falls(table, clock):
     """G9: with rows or without."""
     first, late = Window(T0 + DAY, T0 + 2 * DAY), Window(T0, T0 + DAY)
-    assert delta.watermark(table) is None
+    assert delta_table.watermark(table) is None
     upsert(table, clock, (1, 1, 1.0), window=first)
     upsert(table, clock, (1, 0, 1.0), window=late)
     upsert(table, clock, (1, 3, 1.0))
-    assert delta.watermark(table) == first.end
-    assert [c.window for c in delta.history(table)[1:]] == [first, late, None]
+    assert delta_table.watermark(table) == first.end
+    assert [c.window for c in delta_history.commits(table)[1:]] == [first, late, None]
 
 
 def test_g9_an_empty_batch_with_a_new_window_is_a_commit_once(table, clock):
     window = Window(T0, T0 + DAY)
     first = upsert(table, clock, window=window)
-    assert (first.version, first.rows_written, delta.watermark(table)) == (1, 0, window.end)
+    assert (first.version, first.rows_written, delta_table.watermark(table)) == (1, 0, window.end)
     assert upsert(table, clock, window=window).version == 1
 
 
@@ -166,7 +166,7 @@ def test_g13_history_tells_what_each_commit_did(table, clock):
     upsert(table, clock, (1, 0, 1.0), (2, 0, 1.0))
     upsert(table, clock, (1, 0, 2.0), (3, 0, 1.0))
     delta.delete(table, rows((2, 0, 0.0)).select(["card", "t"]), order="t", who="me", clock=clock)
-    told = delta.history(table)[1:]
+    told = delta_history.commits(table)[1:]
     assert [(c.version, c.operation, c.rows_inserted, c.rows_updated, c.rows_deleted, c.who) for c in told] == [
         (1, "upsert", 2, 0, 0, "me"), (2, "upsert", 1, 1, 0, "me"), (3, "delete", 0, 0, 1, "me"),
     ]  # fmt: skip
@@ -175,14 +175,14 @@ def test_g13_history_tells_what_each_commit_did(table, clock):
 
 def test_g13_a_time_means_the_version_that_was_current_then(table, clock):
     first, second = upsert(table, clock, (1, 0, 1.0)), upsert(table, clock, (1, 0, 2.0))
-    assert delta.version_at(table, first.time) == 1
-    assert delta.version_at(table, second.time - timedelta(microseconds=1)) == 1
-    assert delta.version_at(table, second.time) == 2
-    assert delta.version_at(table, 1) == 1
+    assert delta_history.version_at(table, first.time) == 1
+    assert delta_history.version_at(table, second.time - timedelta(microseconds=1)) == 1
+    assert delta_history.version_at(table, second.time) == 2
+    assert delta_history.version_at(table, 1) == 1
     with pytest.raises(InvalidTime, match="its first commit is of"):
-        delta.version_at(table, datetime(2000, 1, 1, tzinfo=UTC))
+        delta_history.version_at(table, datetime(2000, 1, 1, tzinfo=UTC))
     with pytest.raises(NotFound, match="versions: 0 to 2"):
-        delta.version_at(table, 3)
+        delta_history.version_at(table, 3)
 
 
 def test_g10_a_write_that_fails_leaves_the_old_version(table, clock):
@@ -198,7 +198,7 @@ def test_g10_a_write_that_fails_leaves_the_old_version(table, clock):
             clock=clock,
         )
     assert content(table) == [(1, 0.0, 1.0)]
-    assert delta.snapshot(table, "t").version == 1
+    assert delta_table.snapshot(table, "t").version == 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("no room for the checkpoint"), RuntimeError("odd")])
@@ -269,7 +269,7 @@ def test_a_table_with_rows_that_the_catalog_does_not_know_is_left_alone(table, c
 
 def test_no_table_is_not_found_with_its_place(tmp_path):
     with pytest.raises(NotFound, match="nowhere"):
-        delta.snapshot(str(tmp_path / "nowhere"), "t")
+        delta_table.snapshot(str(tmp_path / "nowhere"), "t")
 
 
 def test_a_data_file_that_is_gone_is_said_as_not_reproducible(tmp_path):

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from deltalake import DeltaTable
 
 import featurestore
-from featurestore import Feature, FeatureGroup, FeatureStore, delta
+from featurestore import Feature, FeatureGroup, FeatureStore, delta, loose_tables
 from featurestore.errors import InvalidData, NotReproducible, SchemaMismatch
 from featurestore.forget import UNFINISHED, Erasure
 from featurestore.schema import TIMESTAMP
@@ -220,12 +220,12 @@ def test_g14_logs_that_do_not_hold_the_groups_keys_are_named(tmp_path):
     store = filled(tmp_path)
     people = store.get_feature_group("people", 1)
     store.get_or_create_feature_view("other", 1, query=people.select(["amount"]))
-    delta.append_loose(str(tmp_path / "logs" / "other_1"), pa.table({"request": ["r1"]}))
+    loose_tables.append(str(tmp_path / "logs" / "other_1"), pa.table({"request": ["r1"]}))
     names = store.get_or_create_feature_group("names", 1, primary_key=["person"], features=PEOPLE[:1])
     store.get_or_create_feature_view(
         "both", 1, query=people.select(["amount"]).join(names.select(["person"]), prefix="n")
     )
-    delta.append_loose(str(tmp_path / "logs" / "both_1"), pa.table({"person": [KEY]}))
+    loose_tables.append(str(tmp_path / "logs" / "both_1"), pa.table({"person": [KEY]}))
     names.delete(force=True)
     (tmp_path / "training" / "gone_7").mkdir(parents=True)
     report = people.forget(keys(KEY))

@@ -23,10 +23,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import featurestore
-from featurestore import Feature, FeatureGroup, FeatureStore, data_files, delta, maintenance
+from featurestore import Feature, FeatureGroup, FeatureStore, data_files, maintenance
 from featurestore.catalog import Catalog
 from featurestore.errors import FeatureStoreError, InvalidTime, NotReproducible
 from featurestore.schema import TIMESTAMP
+from featurestore.snapshots import DataFile
 from featurestore.training_dataset import content_hash
 
 ROOT = Path(__file__).parents[2]
@@ -392,7 +393,7 @@ def test_g11_what_is_left_untouched_is_large_and_alone_in_its_stretch(specificat
     """G11: a law of the plan: groups are disjoint and in order; what is in none overlaps nothing; neighbours in no
     group are not both small."""
     files = sorted(
-        (delta.DataFile(str(n), size, low, low + length) for n, (low, length, size) in enumerate(specification)),
+        (DataFile(str(n), size, low, low + length) for n, (low, length, size) in enumerate(specification)),
         key=lambda f: (f.low, f.path),
     )
     groups = maintenance.untidy(files, capacity)
