@@ -25,13 +25,17 @@ from featurestore.errors import (
 )
 from featurestore.feature_group import FeatureGroup
 from featurestore.feature_view import FeatureView
+from featurestore.findings import Finding
+from featurestore.forget import Forgotten
+from featurestore.lineage import Lineage
+from featurestore.maintenance import Optimized, Vacuumed
 from featurestore.query import Query
 from featurestore.schema import Feature
 from featurestore.snapshots import Commit
 from featurestore.store import FeatureStore, connect
 from featurestore.times import Window
-from featurestore.training_dataset import TrainingDataset
-from featurestore.transformations import udf
+from featurestore.training_dataset import Job, TrainingDataset
+from featurestore.transformations import TransformationFunction, udf
 
 if TYPE_CHECKING:
     from featurestore.settings import Settings
@@ -50,15 +54,22 @@ __all__ = [
     "FeatureStore",
     "FeatureStoreError",
     "FeatureView",
+    "Finding",
+    "Forgotten",
     "InvalidData",
     "InvalidTime",
+    "Job",
     "JoinError",
+    "Lineage",
     "NotFound",
     "NotReproducible",
+    "Optimized",
     "Query",
     "SchemaMismatch",
     "Settings",
     "TrainingDataset",
+    "TransformationFunction",
+    "Vacuumed",
     "Window",
     "connect",
     "connection",
