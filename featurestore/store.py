@@ -69,13 +69,16 @@ class FeatureStore:
 
     def get_or_create_feature_group(
         self, name: str, version: int, *, primary_key: Sequence[str], description: str = "",
-        event_time: str | None = None, features: Sequence[Feature] | None = None, online_enabled: bool = False,
-        partition_key: Sequence[str] = (), foreign_key: Sequence[str] = (), expectation_suite: Any = None,
-        validation_ingestion_policy: Policy = "STRICT", statistics_config: bool = True,
+        event_time: str | None = None, features: Sequence[Feature] | None = None, online_enabled: bool | None = None,
+        partition_key: Sequence[str] | None = None, foreign_key: Sequence[str] | None = None,
+        expectation_suite: Any = None, validation_ingestion_policy: Policy | None = None,
+        statistics_config: bool | None = None,
         ttl: timedelta | None = None, transformation_functions: on_demand.Spec | None = None,
         tags: Mapping[str, Any] | None = None,
     ) -> FeatureGroup:  # fmt: skip
         """The feature group of that name and version; created when it does not exist.
+
+        What is left out stays as it is in a group that exists: whoever only wants to read it changes nothing.
 
         Args:
             name: `[a-z][a-z0-9_]{0,62}`.
@@ -83,23 +86,33 @@ class FeatureStore:
             primary_key: columns that with the event time tell rows apart.
             event_time: the column that says when a row's values became true; None for rows without time.
             features: the columns, keys included; None lets the first insert decide.
-            online_enabled: keep the newest row of each key for lookups.
-            expectation_suite: rules checked before each write: a Great Expectations suite, a dict or JSON text.
-            validation_ingestion_policy: "STRICT" refuses a batch that fails, "ALWAYS" writes it with its report.
+            online_enabled: keep the newest row of each key for lookups; a new group's default is False.
+            partition_key: columns whose values part the table's files, for good.
+            expectation_suite: rules checked before each write: a Great Expectations suite, a dict or JSON text; one
+                without expectations takes the rules away.
+            validation_ingestion_policy: "STRICT", a new group's default, refuses a batch that fails, "ALWAYS" writes it
+                with its report.
+            statistics_config: keep statistics of each commit; a new group's default is True.
             ttl: age beyond which a row no longer counts, in joins and online.
             transformation_functions: on-demand functions, each made with `@udf`: computed on insert for history, and
                 from `request_parameters` for a feature vector. Their results are features of the group.
         Raises:
-            SchemaMismatch: it exists with other keys, event time or features; or a name that is not allowed.
+            SchemaMismatch: it exists with other keys, event time, partitions or features; or a name not allowed.
         """
         check_name(name, "Feature group")
         check_version(version, f"Feature group {name!r}")
+        options = {
+            "online_enabled": online_enabled,
+            "partition_key": None if partition_key is None else _names(partition_key),
+            "foreign_key": None if foreign_key is None else _names(foreign_key),
+            "expectation_suite": None if expectation_suite is None else validation.normalise(expectation_suite),
+            "validation_ingestion_policy": validation_ingestion_policy, "statistics_config": statistics_config,
+            "ttl": ttl,
+        }  # fmt: skip
+        given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
         wanted = GroupDefinition(
-            GroupRef(name, version), _names(primary_key), event_time, (), description, online_enabled,
-            _names(partition_key), _names(foreign_key),
-            validation.normalise(expectation_suite) if expectation_suite is not None else None,
-            validation_ingestion_policy, statistics_config, ttl, dict(tags or {}),
-            on_demand.parse(transformation_functions, f"Feature group {name!r}"),
+            GroupRef(name, version), _names(primary_key), event_time, description=description, tags=dict(tags or {}),
+            transformation_functions=on_demand.parse(transformation_functions, f"Feature group {name!r}"), **given,
         )  # fmt: skip
         if features is not None:
             wanted = wanted.with_features(features)
@@ -116,11 +129,10 @@ class FeatureStore:
 
         def merged(data: dict[str, Any]) -> dict[str, Any]:
             stored = GroupDefinition.from_json(wanted.ref, data)
-            _check_same(stored, wanted)
+            _check_same(stored, wanted, partitions_given=partition_key is not None)
             both = replace(
-                wanted, features=stored.features or wanted.features, description=description or stored.description,
-                tags={**(stored.tags or {}), **(wanted.tags or {})},
-                transformation_functions=stored.transformation_functions,
+                stored, **given, features=stored.features or wanted.features,
+                description=description or stored.description, tags={**(stored.tags or {}), **(wanted.tags or {})},
             )  # fmt: skip
             return both.to_json()
 
@@ -446,7 +458,7 @@ def _plain(data: Any) -> Any:
     return [_plain(v) for v in data] if isinstance(data, list | tuple) else data
 
 
-def _check_same(stored: GroupDefinition, wanted: GroupDefinition) -> None:
+def _check_same(stored: GroupDefinition, wanted: GroupDefinition, *, partitions_given: bool) -> None:
     def shape(features: Sequence[Feature]) -> list[str]:
         return [f"{f.name} {f.dtype}{' on demand' if f.on_demand else ''}" for f in features]
 
@@ -456,6 +468,8 @@ def _check_same(stored: GroupDefinition, wanted: GroupDefinition) -> None:
     ]
     if stored.features and wanted.features:
         both.append(("features", shape(stored.features), shape(wanted.features)))
+    if partitions_given:
+        both.append(("partition key", list(stored.partition_key), list(wanted.partition_key)))
     if wanted.transformation_functions:
         stored_functions, functions = ([f.to_json() for f in d.transformation_functions] for d in (stored, wanted))
         both.append(("on-demand functions", stored_functions, functions))

@@ -204,6 +204,24 @@ def test_a_foreign_key_is_among_the_columns_and_no_feature(store):
         store.get_or_create_feature_group("other", 1, primary_key=["card"], features=CARDS, foreign_key=["nowhere"])
 
 
+def test_g6_getting_a_group_by_its_keys_alone_leaves_its_rules_ttl_and_serving_as_they_are(store):
+    """G6, G15, G18: a script that only wants to read must not switch off what the pipeline that writes has declared."""
+    rules = {"name": "sane", "expectations": [
+        {"type": "expect_column_values_to_be_between", "kwargs": {"column": "amount", "min_value": 0}}]}  # fmt: skip
+    keys = {"primary_key": ["card"], "event_time": "t"}
+    declared = store.get_or_create_feature_group(
+        "payments", 1, **keys, features=[*CARDS, MORE[0]], online_enabled=True, partition_key=["city"],
+        foreign_key=["city"], expectation_suite=rules, validation_ingestion_policy="ALWAYS", statistics_config=False,
+        ttl=HOUR, description="Payments.",
+    )  # fmt: skip
+    assert store.get_or_create_feature_group("payments", 1, **keys).definition == declared.definition
+    changed = store.get_or_create_feature_group("payments", 1, **keys, online_enabled=False, ttl=2 * HOUR)
+    assert (changed.online_enabled, changed.definition.ttl) == (False, 2 * HOUR)
+    assert changed.definition.expectation_suite == declared.definition.expectation_suite
+    with pytest.raises(SchemaMismatch, match=r"exists with the partition key \['city'\], asked for \[\]"):
+        store.get_or_create_feature_group("payments", 1, **keys, partition_key=[])
+
+
 # The Delta table itself
 
 
