@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np  # featurestore has imported it already: costs a flow nothing
 
 from featurestore.errors import InvalidData
+from flows import bootstrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -176,7 +177,10 @@ def precision_top_k_per_day(
     (1.0, 2)
     """
     labels, scores = _labels_and_scores(y, score)
-    day_codes, entity_codes = _codes(days, "days", len(labels)), _codes(entities, "entities", len(labels))
+    day_codes, entity_codes = (
+        bootstrap.codes(days, "days", len(labels)),
+        bootstrap.codes(entities, "entities", len(labels)),
+    )
     order = np.lexsort((np.arange(len(labels)), -scores, day_codes))
     blocked = np.zeros(entity_codes.max(initial=-1) + 1, dtype=bool)
     precisions = []
@@ -194,7 +198,7 @@ def precision_top_k_per_day(
             blocked[hits] = True
     daily = np.array(precisions)
     counts = np.random.default_rng(seed).multinomial(len(daily), np.full(len(daily), 1 / len(daily)), size=resamples)
-    low, high = _bounds(counts @ daily / len(daily), confidence)
+    low, high = bootstrap.bounds(counts @ daily / len(daily), confidence)
     return Score(name, float(daily.mean()), low, high, len(daily))
 
 
@@ -258,7 +262,7 @@ def interval(
     labels, scores = _labels_and_scores(y, score)
     value = _point(metric, labels, scores)
     values = _resampled([_prepare(metric, labels, scores)], _blocks(blocks, len(labels)), resamples, seed)[0]
-    return Score(name, value, *_bounds(values, confidence), len(labels))
+    return Score(name, value, *bootstrap.bounds(values, confidence), len(labels))
 
 
 def difference(
@@ -291,7 +295,7 @@ def difference(
     value = sign * (_point(metric, labels, ours) - _point(metric, labels, theirs))
     prepared = [_prepare(metric, labels, ours), _prepare(metric, labels, theirs)]
     our_values, their_values = _resampled(prepared, _blocks(blocks, len(labels)), resamples, seed)
-    return Score(name, value, *_bounds(sign * (our_values - their_values), confidence), len(labels))
+    return Score(name, value, *bootstrap.bounds(sign * (our_values - their_values), confidence), len(labels))
 
 
 def beats(
@@ -371,7 +375,7 @@ def slices(
     labels, scores = _labels_and_scores(y, score)
     found = []
     for column, values in columns.items():
-        texts = _as_text(values, column, len(labels))
+        texts = bootstrap.texts(values, column, len(labels))
         for value in np.unique(texts):
             rows = texts == value
             n, positives = int(rows.sum()), int(labels[rows].sum())
@@ -495,9 +499,9 @@ def check_enough(
 # --- pictures ----------------------------------------------------------------------------------------
 
 # Okabe and Ito's palette: told apart with any colour vision, and the line styles in black and white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_STYLES = ("-", "--", "-.", ":")
-_INK, _PALE = "#333333", "#8A8A8A"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+STYLES = ("-", "--", "-.", ":")
+INK, PALE = "#333333", "#8A8A8A"
 
 
 def precision_recall_plot(
@@ -512,7 +516,7 @@ def precision_recall_plot(
     >>> precision_recall_plot([0, 1, 0, 1], {"model": [0.1, 0.9, 0.3, 0.6]}, title="demo")[:4]
     b'\\x89PNG'
     """
-    figure, axes = _canvas(title)
+    figure, axes = canvas(title)
     for i, (name, score) in enumerate(scores.items()):
         labels, values = _labels_and_scores(y, score)
         order, ends = _steps(values)
@@ -522,8 +526,8 @@ def precision_recall_plot(
             np.concatenate([[0.0], recall]),
             np.concatenate([[precision[0]], precision]),
             where="pre",
-            color=_COLOURS[i % len(_COLOURS)],
-            linestyle=_STYLES[i % len(_STYLES)],
+            color=COLOURS[i % len(COLOURS)],
+            linestyle=STYLES[i % len(STYLES)],
             linewidth=2.4 if i == 0 else 1.6,
             label=f"{name}  (average precision {average_precision(labels, values):.3f})",
             zorder=10 - i,
@@ -531,14 +535,14 @@ def precision_recall_plot(
         if i == 0 and threshold is not None and (values >= threshold).any():
             at = int(np.flatnonzero(values[order][ends] >= threshold)[-1])
             axes.plot(
-                recall[at], precision[at], "o", markersize=9, color=_COLOURS[0], markeredgecolor="white", zorder=11
+                recall[at], precision[at], "o", markersize=9, color=COLOURS[0], markeredgecolor="white", zorder=11
             )
             right, high = recall[at] > 0.6, precision[at] > 0.8  # keep the words inside the axes
             axes.annotate(
                 f"threshold {threshold:.3g}\nprecision {precision[at]:.2f}, recall {recall[at]:.2f}",
                 (recall[at], precision[at]),
                 xytext=(-12 if right else 12, -30 if high else 8), textcoords="offset points",
-                ha="right" if right else "left", fontsize=9, color=_INK, zorder=12,
+                ha="right" if right else "left", fontsize=9, color=INK, zorder=12,
                 bbox={"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
             )  # fmt: skip
     axes.set(xlabel="recall: share of the positives found", ylabel="precision: share of the alarms that are right")
@@ -546,7 +550,7 @@ def precision_recall_plot(
     axes.grid(color="#E6E6E6", linewidth=0.8)
     # Below the axes: inside, it would hide the curves of a good model or of a bad one.
     figure.legend(loc="outside lower center", frameon=False, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def importance_plot(
@@ -560,20 +564,21 @@ def importance_plot(
     total = sum(importances.values()) or 1.0
     ranked = sorted(importances.items(), key=lambda item: (-item[1], item[0]))
     shown = ranked[:top]
-    figure, axes = _canvas(title, height=1.4 + 0.3 * max(len(shown), 2))
+    figure, axes = canvas(title, height=1.4 + 0.3 * max(len(shown), 2))
     shares = [value / total for _, value in shown]
-    bars = axes.barh([name for name, _ in shown], shares, color=_COLOURS[0], height=0.7)
-    axes.bar_label(bars, labels=[f"{share:.1%}" for share in shares], padding=4, fontsize=9, color=_INK)
+    bars = axes.barh([name for name, _ in shown], shares, color=COLOURS[0], height=0.7)
+    axes.bar_label(bars, labels=[f"{share:.1%}" for share in shares], padding=4, fontsize=9, color=INK)
     axes.invert_yaxis()
     axes.set_xlim(0, max(shares, default=1.0) * 1.15)
     axes.set_xlabel(label + (f" (top {top} of {len(ranked)})" if len(ranked) > top else ""))
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    return _png(figure)
+    return png(figure)
 
 
-def _canvas(title: str, *, height: float = 4.8) -> tuple[Figure, Axes]:
+def canvas(title: str, *, height: float = 4.8) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes in our style."""
     # Figure() and not pyplot: no global state, no display, safe in the threads of a task runner.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -581,16 +586,17 @@ def _canvas(title: str, *, height: float = 4.8) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7.2, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK, pad=10)
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_PALE)
-    axes.tick_params(colors=_INK, labelsize=9)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
+    axes.spines[["left", "bottom"]].set_color(PALE)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
     return figure, axes
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG."""
     from io import BytesIO
 
     buffer = BytesIO()
@@ -649,24 +655,14 @@ def _prepare(metric: Metric, labels: Floats, scores: Floats) -> Weighted:
 
 def _resampled(prepared: Sequence[Weighted], blocks: NDArray[np.intp], resamples: int, seed: int) -> list[Floats]:
     """Each prepared metric on the same resamples of blocks. A row's weight is how often its block was drawn."""
-    number = int(blocks.max()) + 1
-    if number < 2:
-        raise InvalidData("An interval needs at least two blocks (days) to resample; all rows are in one.")
-    draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples)
+    drawn = bootstrap.draws(blocks, resamples=resamples, seed=seed)
     step = max(1, _CELLS // len(blocks))
     parts: list[list[Floats]] = [[] for _ in prepared]
     for first in range(0, resamples, step):
-        weights = draws[first : first + step].astype(np.float64)[:, blocks]
+        weights = drawn[first : first + step].astype(np.float64)[:, blocks]
         for part, metric in zip(parts, prepared, strict=True):
             part.append(metric(weights))
     return [np.concatenate(part) for part in parts]
-
-
-def _bounds(values: Floats, confidence: float) -> tuple[float, float]:
-    usable = values[~np.isnan(values)]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(usable, [tail, 1 - tail])
-    return float(low), float(high)
 
 
 def _steps(scores: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -677,7 +673,7 @@ def _steps(scores: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 
 def _labels_and_scores(y: ArrayLike, score: ArrayLike) -> tuple[Floats, Floats]:
-    labels, scores = _floats(y, "y"), _floats(score, "score")
+    labels, scores = bootstrap.floats(y, "y"), bootstrap.floats(score, "score")
     if len(labels) != len(scores) or len(labels) == 0:
         raise InvalidData(f"y has {len(labels):,} rows and score {len(scores):,}; expected as many, and at least one.")
     if not np.isin(labels, (0.0, 1.0)).all():
@@ -686,21 +682,8 @@ def _labels_and_scores(y: ArrayLike, score: ArrayLike) -> tuple[Floats, Floats]:
     return labels, scores
 
 
-def _floats(values: ArrayLike, name: str) -> Floats:
-    import pandas as pd
-
-    # By way of a Series: it turns every kind of null (None, pd.NA of a nullable integer) into NaN.
-    floats = pd.Series(values).to_numpy(dtype=np.float64, na_value=np.nan)
-    if not np.isfinite(floats).all():
-        bad = int((~np.isfinite(floats)).sum())
-        raise InvalidData(
-            f"{name} has {bad:,} null or infinite values in {len(floats):,} rows. Drop or fill them first."
-        )
-    return floats
-
-
 def _amounts(amounts: ArrayLike, n: int) -> Floats:
-    losses = _floats(amounts, "amounts")
+    losses = bootstrap.floats(amounts, "amounts")
     if len(losses) != n:
         raise InvalidData(f"amounts has {len(losses):,} rows, y has {n:,}; expected as many.")
     if (losses < 0).any():
@@ -709,20 +692,4 @@ def _amounts(amounts: ArrayLike, n: int) -> Floats:
 
 
 def _blocks(blocks: ArrayLike, n: int) -> NDArray[np.intp]:
-    return _codes(blocks, "blocks", n)
-
-
-def _codes(values: ArrayLike, name: str, n: int) -> NDArray[np.intp]:
-    array = np.asarray(values)
-    if len(array) != n:
-        raise InvalidData(f"{name} has {len(array):,} rows, y has {n:,}; expected as many.")
-    return np.unique(array, return_inverse=True)[1].astype(np.intp)
-
-
-def _as_text(values: ArrayLike, name: str, n: int) -> NDArray[np.str_]:
-    import pandas as pd
-
-    items = np.asarray(values, dtype=object)
-    if len(items) != n:
-        raise InvalidData(f"Slice column {name!r} has {len(items):,} rows, y has {n:,}; expected as many.")
-    return np.where(pd.isna(items), "null", items.astype(str))
+    return bootstrap.codes(blocks, "blocks", n)

@@ -65,7 +65,8 @@ class RegistrySettings(Protocol):
 class Lineage:
     """What a model was made from: enough to rebuild its data and to serve it with the features it knows.
 
-    `threshold` is the score from which a row is flagged; None for models that flag nothing. The last four are found
+    `threshold` is the score from which a row is flagged; None for models that flag nothing. `scaled_by` names the
+    feature that a model's output is a multiple of; None where the output is the score itself. The last four are found
     by `log_model`: the code (git commit, "unknown" without git), whether it had uncommitted changes, the hash of
     requirements.lock, and the Prefect flow run ("none" outside of one).
     """
@@ -78,6 +79,7 @@ class Lineage:
     training_window: Window
     source: str
     threshold: float | None = None
+    scaled_by: str | None = None
     git_commit: str = _UNKNOWN
     git_dirty: bool = False
     lock_hash: str = _UNKNOWN
@@ -122,12 +124,16 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to score: the booster, the names of its features in order, its threshold and its hash."""
+    """A model ready to score: the booster, the names of its features in order, its threshold and its hash.
+
+    With `scaled_by` the score is the booster's output times that feature of the row, and no number where it is null.
+    """
 
     booster: xgboost.Booster
     feature_names: tuple[str, ...]
     threshold: float | None
     model_hash: str
+    scaled_by: str | None = None
 
     def score(self, features: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The score of each row, in the order of the rows.
@@ -144,7 +150,8 @@ class LoadedModel:
         values = _numbers(features, self.feature_names)
         if len(values) == 0:
             return np.empty(0, dtype=np.float32)
-        return self.booster.inplace_predict(values.to_numpy(), validate_features=False)
+        scores = self.booster.inplace_predict(values.to_numpy(), validate_features=False)
+        return scores if self.scaled_by is None else scores * values[self.scaled_by].to_numpy(np.float32)
 
     def score_vector(self, vector: Sequence[float | None], names: Sequence[str]) -> float:
         """The score of one feature vector whose entries are named in its own order, such as by `fv.feature_names`.
@@ -168,7 +175,8 @@ class LoadedModel:
                 f"The vector holds something that is not a number: {given}. "
                 "Encode text by a transformation of the feature view, such as label_encoder."
             ) from error
-        return float(self.booster.inplace_predict(row, validate_features=False)[0])
+        score = float(self.booster.inplace_predict(row, validate_features=False)[0])
+        return score if self.scaled_by is None else score * row[0, self.feature_names.index(self.scaled_by)]
 
 
 # --- connecting --------------------------------------------------------------------------------------
@@ -361,6 +369,10 @@ def log_model(
 
     booster = _booster(model, example)
     names = tuple(booster.feature_names or ())
+    if lineage.scaled_by not in (None, *names):
+        raise SchemaMismatch(
+            f"The model is said to be scaled by {lineage.scaled_by!r}; its features are {list(names)}."
+        )
     rows = _numbers(example.head(5), names)
     digest = hashlib.sha256(bytes(booster.save_raw("ubj"))).hexdigest()
     tags = _tags(_with_code(lineage)) | {
@@ -501,6 +513,7 @@ def _tags(lineage: Lineage) -> dict[str, str]:
         "training_end": lineage.training_window.end.isoformat(),
         "source": lineage.source,
         "threshold": _NONE if lineage.threshold is None else repr(float(lineage.threshold)),
+        "scaled_by": lineage.scaled_by or _NONE,
         "git_commit": lineage.git_commit,
         "git_dirty": str(lineage.git_dirty).lower(),
         "lock_hash": lineage.lock_hash,
@@ -519,6 +532,8 @@ def _lineage(tags: Mapping[str, str]) -> Lineage:
             training_window=Window(parse_time(tags["training_start"]), parse_time(tags["training_end"])),
             source=tags["source"],
             threshold=None if tags["threshold"] == _NONE else float(tags["threshold"]),
+            # Versions logged before there were scaled ones lack the tag.
+            scaled_by=None if tags.get("scaled_by", _NONE) == _NONE else tags["scaled_by"],
             git_commit=tags["git_commit"],
             git_dirty=tags["git_dirty"] == "true",
             lock_hash=tags["lock_hash"],
@@ -683,8 +698,8 @@ def load(model: ModelVersion | Path) -> LoadedModel:
 
     booster = xgboost.Booster()
     booster.load_model(bytearray(raw))
-    threshold = _lineage(metadata).threshold
-    return LoadedModel(booster, tuple(described.signature.inputs.input_names()), threshold, found)
+    lineage, names = _lineage(metadata), tuple(described.signature.inputs.input_names())
+    return LoadedModel(booster, names, lineage.threshold, found, lineage.scaled_by)
 
 
 def _folder(model: ModelVersion) -> Path:

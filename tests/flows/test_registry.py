@@ -424,3 +424,17 @@ def test_each_call_is_quick(home, trained):
         times[name] = time.perf_counter() - start
     print({name: f"{seconds * 1000:.0f} ms" for name, seconds in times.items()})
     assert max(times.values()) < 1.0, times  # measured alone: none above 0.15 s
+
+
+def test_model_scaled_by_a_feature_gives_multiples_of_it_in_batch_and_for_one_vector(
+    home: Path, trained: Trained
+) -> None:
+    loaded = registry.load(log(trained, scaled_by="hour"))
+    plain = registry.load(log(trained, scaled_by=None))
+    scores = loaded.score(trained.features)
+    np.testing.assert_allclose(scores, plain.score(trained.features) * trained.features["hour"], rtol=1e-6)
+    row = trained.features.iloc[30]
+    assert loaded.score_vector(row.tolist(), list(row.index)) == pytest.approx(scores[30], rel=1e-6)
+    assert np.isnan(loaded.score(trained.features.assign(hour=np.nan))).all()
+    with pytest.raises(SchemaMismatch, match="scaled by 'weight', no feature of the model"):
+        log(trained, scaled_by="weight")
