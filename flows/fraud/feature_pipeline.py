@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prefect import flow, get_run_logger, task
 
 import featurestore
-from featurestore.errors import InvalidData
 from featurestore.times import Window
 from flows import command_line, events, retries, windows
 from flows.fraud import schema
 from flows.settings import Settings
+from flows.writing import check_source, summary, write
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featurestore import Commit, FeatureGroup, FeatureStore
+    from featurestore import FeatureGroup, FeatureStore
 
 
 TILE = timedelta(days=30)
@@ -59,7 +58,10 @@ def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:
     Raises:
         InvalidData: the store holds rows of another source.
     """
-    check_source(fs, source)
+    check_source(
+        fs, source, group_name=schema.TRANSACTIONS_GROUP,
+        settings="TRIPTYCH_SOURCE, TRIPTYCH_DATA and TRIPTYCH_FRAUD_TABLE",
+    )  # fmt: skip
     tags = {"source": source, "system": "fraud"}
     groups = [
         fs.get_or_create_feature_group(
@@ -93,22 +95,6 @@ def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:
         ),
     ]  # fmt: skip
     return {group.name: group for group in groups}
-
-
-def check_source(fs: FeatureStore, source: str) -> None:
-    """Refuse to mix: what a card spent in one source says nothing about the card of that number in another.
-
-    Raises:
-        InvalidData: the store holds rows of another source.
-    """
-    for group in fs.get_feature_groups():
-        held = group.tags.get("source", source) if group.name == schema.TRANSACTIONS_GROUP else source
-        if held != source:
-            raise InvalidData(
-                f"Feature group {group.name} holds rows of the source {held!r}, and this run reads {source!r}; one "
-                "store holds rows of one source only. Set TRIPTYCH_HOME to another folder, or TRIPTYCH_SOURCE, "
-                "TRIPTYCH_DATA and TRIPTYCH_FRAUD_TABLE back to what they were."
-            )
 
 
 @task(task_run_name="transactions before {tile.end:%Y-%m-%d %H:%M}", **retries.READING)
@@ -148,36 +134,6 @@ def compute(
         schema.MERCHANT_RISK_GROUP: features.since(features.merchant_risk(labels), "known_at", tile.start),
         schema.LABELS_GROUP: features.since(features.known_labels(labels), "known_at", tile.start),
         schema.TRANSACTIONS_GROUP: features.since(with_features, "datetime", tile.start),
-    }
-
-
-@task(task_run_name="write {group.name}", **retries.WRITING)
-def write(group: FeatureGroup, rows: pd.DataFrame, window: Window) -> Commit:
-    """Write rows that pass their rules; a batch that does not is refused whole, and its report is kept."""
-    try:
-        commit = group.insert(rows, window=window)
-    except InvalidData as error:
-        events.validation_artifact(group.name, error.report)
-        raise
-    events.validation_artifact(group.name, newest_report(group))
-    events.committed(group, commit)
-    return commit
-
-
-def newest_report(group: FeatureGroup) -> Mapping[str, Any] | None:
-    """The report of the group's newest batch; None when its rules have judged none."""
-    reports = group.validation_reports()
-    return reports[max(reports)] if reports else None
-
-
-def summary(groups: Mapping[str, FeatureGroup], window: Window | None, commits: list[Commit]) -> dict[str, Any]:
-    """What the run did, as the one row of its summary."""
-    return {
-        "window": "nothing new" if window is None else str(window),
-        "rows_written": sum(commit.rows_written for commit in commits),
-        "rows_unchanged": sum(commit.rows_unchanged for commit in commits),
-        "source": next(iter(groups.values())).tags["source"],
-        "delta_versions": ", ".join(f"{name} {group.delta_version}" for name, group in groups.items()),
     }
 
 

@@ -19,6 +19,7 @@ from featurestore.times import Window
 from flows import command_line, events, registry, retries, windows
 from flows.fraud import schema
 from flows.settings import Settings
+from flows.writing import write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,18 +130,6 @@ def score(model: registry.ModelVersion, batch: pd.DataFrame, window: Window) -> 
         scored_at=window.end,
     )
     return rows[schema.columns(schema.PREDICTIONS)]
-
-
-@task(task_run_name="write {group.name}", **retries.WRITING)
-def write(group: FeatureGroup, rows: pd.DataFrame, window: Window) -> Commit:
-    """Write predictions that pass their rules, and tell that they are there."""
-    try:
-        commit = group.insert(rows, window=window)
-    except InvalidData as error:
-        events.validation_artifact(group.name, error.report)
-        raise
-    events.committed(group, commit)
-    return commit
 
 
 def summary(model: registry.ModelVersion, window: Window | None, commit: Commit | None, flagged: int) -> dict[str, Any]:

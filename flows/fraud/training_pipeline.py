@@ -12,6 +12,7 @@ import featurestore
 from featurestore.errors import InvalidTime, NotFound
 from featurestore.times import Window
 from flows import command_line, evaluation, events, registry, retries
+from flows.deciding import decide
 from flows.fraud import modelling, schema
 from flows.settings import Settings
 
@@ -287,18 +288,6 @@ def register(
         },
     )  # fmt: skip
     return model, report, picture
-
-
-def decide(model: registry.ModelVersion, decision: evaluation.Decision) -> registry.ModelVersion:
-    """Let the version serve, or record that it shall not."""
-    why = "; ".join(decision.reasons)
-    if decision.accepted:
-        model = registry.promote(model, why=why)
-        events.model_promoted(model, why=why)
-    else:
-        model = registry.reject(model, why=why)
-        events.model_rejected(model, why=why)
-    return model
 
 
 def summary(model: registry.ModelVersion, status: str, why: str) -> dict[str, Any]:

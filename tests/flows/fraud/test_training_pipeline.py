@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 import featurestore
 from featurestore.errors import InvalidData, InvalidTime, NotFound
 from flows import evaluation, registry
+from flows.deciding import decide
 from flows.fraud import modelling, schema
 from flows.fraud.feature_pipeline import fraud_features
-from flows.fraud.training_pipeline import decide, fraud_training
+from flows.fraud.training_pipeline import fraud_training
 from flows.settings import Settings
 
 END = datetime(2026, 4, 1, tzinfo=UTC)
