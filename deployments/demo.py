@@ -24,14 +24,22 @@ from deployments.runs import Run, RunFailed, run_deployment
 from deployments.stack import WrongSettings, become_client, settings_here, source_name, start_prefect
 
 QUEUE = "demo"  # the worker takes only what this command asks for, never a run that a schedule has left
-SCORED = timedelta(days=7)  # the label delay: at the end of the window nobody knows yet which of these are frauds
+SCORED = timedelta(days=7)  # fraud: the label delay, so nobody knows yet which are frauds; demand: issues of a week
 
 # The demo always runs over the same time, so that its figures can be compared from one day to the next.
 WINDOWS = {
-    "simulated": (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC)),
-    "handbook": (datetime(2018, 4, 1, tzinfo=UTC), datetime(2018, 10, 1, tzinfo=UTC)),
-    "serverless": (datetime(2022, 1, 1, tzinfo=UTC), datetime(2022, 4, 1, tzinfo=UTC)),
-    "sparkov": (datetime(2020, 1, 1, tzinfo=UTC), datetime(2025, 6, 1, tzinfo=UTC)),
+    "fraud": {
+        "simulated": (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC)),
+        "handbook": (datetime(2018, 4, 1, tzinfo=UTC), datetime(2018, 10, 1, tzinfo=UTC)),
+        "serverless": (datetime(2022, 1, 1, tzinfo=UTC), datetime(2022, 4, 1, tzinfo=UTC)),
+        "sparkov": (datetime(2020, 1, 1, tzinfo=UTC), datetime(2025, 6, 1, tzinfo=UTC)),
+    },
+    "electricity": {
+        # A year: who has not seen a summer cannot forecast one.
+        "simulated": (datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC)),
+        "zones": (datetime(2021, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC)),
+        "system": (datetime(2017, 1, 4, tzinfo=UTC), datetime(2020, 7, 1, tzinfo=UTC)),
+    },
 }
 
 
@@ -45,11 +53,14 @@ class Step(NamedTuple):
 def steps(system: str, source: str) -> list[Step]:
     """What the demo runs, in order.
 
-    Features of the whole window; a model of what was known at its end; scores for the last week, whose labels were not.
+    Features of the whole window; a model of what was known at its end; scores or forecasts for the last week.
     """
-    if source not in WINDOWS:
-        raise WrongSettings(f"The demo has no window for the source {source!r}, only for {', '.join(WINDOWS)}.")
-    start, end = WINDOWS[source]
+    if system not in WINDOWS:
+        raise WrongSettings(f"The demo knows no system {system!r}, only {', '.join(WINDOWS)}.")
+    windows = WINDOWS[system]
+    if source not in windows:
+        raise WrongSettings(f"The demo has no window for the source {source!r}, only for {', '.join(windows)}.")
+    start, end = windows[source]
     return [
         Step(f"{system}-features", {"start": start, "end": end}),
         Step(f"{system}-training", {"end": end}),
@@ -150,7 +161,9 @@ def results(runs: Iterable[Run]) -> Table:
 
 def pages_command() -> str:
     """The command that shows the pages over what the demo wrote."""
-    deciding = ("TRIPTYCH_DATA", "TRIPTYCH_FRAUD_TABLE", "TRIPTYCH_HOME", "TRIPTYCH_SOURCE")
+    deciding = (
+        "TRIPTYCH_DATA", "TRIPTYCH_ELECTRICITY_TABLE", "TRIPTYCH_FRAUD_TABLE", "TRIPTYCH_HOME", "TRIPTYCH_SOURCE",
+    )  # fmt: skip
     return " ".join(
         [*(f"{name}={shlex.quote(os.environ[name])}" for name in deciding if os.environ.get(name)), "make up"]
     )
@@ -164,15 +177,15 @@ def demo(
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     began = time.monotonic()
     try:
-        settings = settings_here()
-        source = source_name(settings)
+        settings = settings_here(system)
+        source = source_name(settings, system)
         planned = steps(system, source)
     except WrongSettings as error:
         console.print(Text(str(error), "bold red"))
         raise typer.Exit(2) from error
     become_client(settings)
     home = settings.home
-    start, end = WINDOWS[source]
+    start, end = WINDOWS[system][source]
     console.print(f"[bold]Triptych[/bold] · {system} · {source} data, {start:%Y-%m-%d} to {end:%Y-%m-%d} · {home}")
     runs = [Run(step.deployment) for step in planned]
     try:

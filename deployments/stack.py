@@ -38,17 +38,21 @@ class WrongSettings(ValueError):
     """Settings that cannot be meant; the message says which and what was expected."""
 
 
-def source_name(settings: Settings) -> str:
-    """Where the raw rows come from, as one word; homes are kept apart by it, because a store holds one source.
+def source_name(settings: Settings, system: str = "fraud") -> str:
+    """Where a system's raw rows come from, as one word; homes are kept apart by it, because a store holds one source.
 
     >>> source_name(Settings(source="simulated")), source_name(Settings(source="files", fraud_table="sparkov"))
     ('simulated', 'sparkov')
+    >>> source_name(Settings(source="files"), "electricity")
+    'zones'
     """
-    return settings.fraud_table if settings.chosen_source == "files" else settings.chosen_source
+    if settings.chosen_source != "files":
+        return settings.chosen_source
+    return {"fraud": settings.fraud_table, "electricity": settings.electricity_table}.get(system, "files")
 
 
-def settings_here() -> Settings:
-    """The settings of the environment, with a home named after the source unless TRIPTYCH_HOME names one.
+def settings_here(system: str = "fraud") -> Settings:
+    """The settings of the environment, with a home named after the system's source unless TRIPTYCH_HOME names one.
 
     Raises:
         WrongSettings: a value that is not allowed, or a data folder that is not there.
@@ -60,7 +64,7 @@ def settings_here() -> Settings:
         raise WrongSettings(f"{wrong}. flows/settings.py lists the settings.") from error
     if told.data is not None and not told.data.is_dir():
         raise WrongSettings(f"TRIPTYCH_DATA={told.data} is no folder. Name one, or unset it for simulated data.")
-    return told if "home" in told.model_fields_set else Settings(home=ROOT / ".triptych" / source_name(told))
+    return told if "home" in told.model_fields_set else Settings(home=ROOT / ".triptych" / source_name(told, system))
 
 
 def prefect_environment(settings: Settings, port: int, *, scheduling: bool, root: Path = ROOT) -> dict[str, str]:

@@ -122,6 +122,7 @@ def day_ahead_features(targets: pd.DataFrame, demand: pd.DataFrame) -> pd.DataFr
     local = _Local.of(wanted["hour"])
 
     result: dict[str, Any] = {name: wanted[name].array for name in ("zone", "hour", "issued_at")}
+    result["load_zone"] = wanted["zone"].array
     result["horizon_hours"] = hour - issue
     result |= _calendar(local)
     lags = {days: known.at(zone, local.days_earlier(days), before=issue) for days in {*LAG_DAYS.values(), *_WEEKS}}

@@ -135,7 +135,8 @@ def _integrated(nyiso: Client, window: Window, as_of: datetime) -> Iterator[pd.D
             answer = nyiso.get(f"palIntegrated/{month:%Y%m%d}palIntegrated_csv.zip")
             for name, text in _unzipped(answer):
                 of_day = datetime.strptime(name[:8], "%Y%m%d").date()  # noqa: DTZ007 - a day has no zone
-                yield integrated_load(text, day=of_day, what=f"{answer}, {name}")
+                if of_day < today - DAILY_FILES:  # the days after it are read from their own files
+                    yield integrated_load(text, day=of_day, what=f"{answer}, {name}")
 
 
 def integrated_load(text: str, *, day: date, what: str) -> pd.DataFrame:

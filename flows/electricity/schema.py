@@ -87,6 +87,7 @@ _KEYS = (
 DAY_AHEAD = (
     *_KEYS,
     Feature("issued_at", "timestamp", "When the forecast is made: 05:00 New York on the day before."),
+    Feature("load_zone", "string", "The zone once more: a view encodes this one, and the key stays as it is."),
     Feature("horizon_hours", "int", "From issue to the beginning of the hour.", unit="h"),
     Feature("local_hour", "int", "Hour of the day, New York.", unit="h"),
     Feature("weekday", "int", "Monday is 0."),
@@ -177,7 +178,7 @@ SCALE = "demand_mean_168h_mw"
 BASELINES = {"same hour last week": "demand_lag_168h_mw", "same hour yesterday": "demand_same_hour_mw"}
 """What anybody could forecast, by name: a column of the spine."""
 
-SPINE_FEATURES = ["zone", *CALENDAR_FEATURES, *RATIO_FEATURES, SCALE]
+SPINE_FEATURES = ["load_zone", *CALENDAR_FEATURES, *RATIO_FEATURES, SCALE]
 WEATHER_FEATURES = [name for name in columns(WEATHER) if "_c" in name or name == "temperature_squared"]
 
 

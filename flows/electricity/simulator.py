@@ -144,7 +144,12 @@ def _true_demand(rows: pd.DataFrame, seed: int) -> Floats:
     felt = _temperature(rows, seed)
     # Houses answer slowly: half of it is the temperature of the hours before.
     felt = 0.5 * felt + 0.5 * _temperature(rows, seed, shift_hours=-12)
-    response = 1 + 0.011 * np.maximum(16 - felt, 0) + 0.032 * np.maximum(felt - 20, 0)
+    # Cooling is for the afternoon and most of all for the city; heating is for mornings and evenings.
+    hour = local["local_hour"]
+    afternoon = np.clip(1.25 - np.abs(hour - 16) / 9, 0.15, 1.0)
+    in_town = np.where(np.isin(zone, [list(ZONES).index(name) for name in ("I_DUNWOD", "J_NYC", "K_LONGIL")]), 1.4, 0.8)
+    heating = 0.011 * np.maximum(16 - felt, 0) * np.where((hour >= 6) & (hour <= 9) | (hour >= 17), 1.4, 0.8)
+    response = 1 + heating + 0.042 * np.maximum(felt - 20, 0) * afternoon * in_town
     noise = 0.012 * _smooth(seed, 1, zone, number, 60) + 0.008 * _smooth(seed, 2, zone, number, 4)
     return base * shape * response * (1 + noise)
 

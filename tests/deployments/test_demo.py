@@ -38,6 +38,13 @@ def test_scores_the_week_whose_labels_the_training_cannot_know() -> None:
     assert inference.parameters["start"] == features.parameters["end"] - timedelta(days=7)
 
 
+def test_each_system_has_a_window_for_each_of_its_sources() -> None:
+    for source in ("simulated", "zones", "system"):
+        assert [step.deployment.partition("-")[0] for step in steps("electricity", source)] == ["electricity"] * 3
+    with pytest.raises(WrongSettings, match="knows no system 'weather', only fraud, electricity"):
+        steps("weather", "simulated")
+
+
 def test_source_without_a_window_is_refused_with_those_that_have_one() -> None:
     with pytest.raises(WrongSettings, match="no window for the source 'live', only for simulated, handbook"):
         steps("fraud", "live")
@@ -61,6 +68,7 @@ def test_homes_are_kept_apart_by_source_unless_one_is_named(monkeypatch: pytest.
     assert settings_here().home == ROOT / ".triptych" / "simulated"
     monkeypatch.setenv("TRIPTYCH_DATA", str(tmp_path))
     assert settings_here().home == ROOT / ".triptych" / "handbook"
+    assert settings_here("electricity").home == ROOT / ".triptych" / "zones"
     monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / "mine"))
     assert settings_here().home == tmp_path / "mine"
 

@@ -43,6 +43,13 @@ def test_old_days_come_from_the_zip_of_their_month_asked_once(services: Services
     assert len(rows) == 11 * ((window.end - window.start) // timedelta(hours=1))
 
 
+def test_month_that_is_partly_a_zip_and_partly_files_has_each_hour_once(services: Services) -> None:
+    window = Window(datetime(2026, 6, 29, tzinfo=UTC), datetime(2026, 7, 9, tzinfo=UTC))
+    rows = live.demand(window, as_of=NOW)
+    assert not rows.duplicated(["zone", "hour"]).any()
+    assert len(rows) == 11 * ((window.end - window.start) // timedelta(hours=1))
+
+
 @pytest.mark.parametrize(("day", "hours"), [(date(2026, 3, 8), 23), (date(2025, 11, 2), 25)])
 def test_days_on_which_the_clock_changes_have_all_their_hours_once(services: Services, day: date, hours: int) -> None:
     """F21: an hour that occurs twice is two rows, told apart by EDT and EST."""
