@@ -24,14 +24,7 @@ from featurestore import (
 from featurestore.engines import duckdb as engine
 from featurestore.engines import staging
 from featurestore.engines.sql import COMMITTED_AT
-from featurestore.errors import (
-    Conflict,
-    FeatureStoreError,
-    InvalidData,
-    InvalidTime,
-    NotFound,
-    SchemaMismatch,
-)
+from featurestore.errors import Conflict, FeatureStoreError, InvalidData, InvalidTime, NotFound, SchemaMismatch
 from featurestore.forget import Erasure, Forgotten
 from featurestore.group_definition import GroupDefinition
 from featurestore.lineage import Lineage, of_group
@@ -41,13 +34,7 @@ from featurestore.pins import pins_of
 from featurestore.point_in_time import Definition
 from featurestore.query import Column, Filter, GroupRef, Query
 from featurestore.rewriting import ColumnsMissing
-from featurestore.schema import (
-    TIMESTAMP,
-    DataFrameType,
-    Feature,
-    conform,
-    to_frame,
-)
+from featurestore.schema import TIMESTAMP, DataFrameType, Feature, conform, to_frame
 from featurestore.snapshots import Commit, Snapshot
 from featurestore.times import TimeLike, Window, gaps_between
 
@@ -194,7 +181,7 @@ class FeatureGroup:
                 written = write(self.location, batch.rows, **arguments)
             commit, rows = written.commit, written.rows
             if commit.rows_written and definition.statistics_config:
-                found = self._summary(commit) if rows is None else statistics.summarise(rows)
+                found = self._summary_of(commit) if rows is None else statistics.summarise(rows)
                 catalog.note(self.id, commit.version, "statistics", found)
             if batch.report is not None and commit.operation != "none":
                 catalog.note(self.id, commit.version, "validation", batch.report)
@@ -520,17 +507,14 @@ class FeatureGroup:
         """
         self._declared()
         if commit is None:
-            files, schema = self._snapshot().between(), self.definition.schema
-            columns = {f.name: engine.rows_of(files, pa.schema([f])).column(0) for f in schema}
-            return {name: statistics.summarise_column(column) for name, column in columns.items()}
+            return self._summary(self._snapshot().between())
         version = commit if isinstance(commit, int) else commit.version
         known = self._store.catalog.notes(self.id, "statistics").get(version)
         if known is None:
-            commits = delta_history.commits(self.location)
-            written = self._written(next((c for c in commits if c.version == version), None))
-            if not written.num_rows:
+            made = next((c for c in delta_history.commits(self.location) if c.version == version), None)
+            if made is None or not made.rows_written:
                 raise NotFound(f"{self.ref}: commit {version} wrote no rows, so it has no statistics.")
-            known = statistics.summarise(written)
+            known = self._summary_of(made)
             self._store.catalog.note(self.id, version, "statistics", known)
         return known
 
@@ -638,19 +622,17 @@ class FeatureGroup:
         self._declared()
         return delta_table.snapshot(self.location, self.definition.order, version)
 
-    def _written(self, commit: Commit | None, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows a commit wrote, or some columns of them."""
-        schema = self.definition.schema
-        schema = schema if columns is None else pa.schema([schema.field(c) for c in columns])
-        if commit is None or not commit.rows_written:
-            return schema.empty_table()
+    def _summary_of(self, commit: Commit) -> dict[str, Any]:
+        """Statistics of the rows a commit wrote."""
         files = self._snapshot(commit.version).committed_at(commit.time)
-        return engine.rows_of(files, schema, where=f"{COMMITTED_AT} = {engine.literal(commit.time)}")
+        return self._summary(files, where=f"{COMMITTED_AT} = {engine.literal(commit.time)}")
 
-    def _summary(self, commit: Commit) -> dict[str, Any]:
-        """Statistics of the rows a commit wrote, of which never more than one column is in memory."""
-        names = self.definition.schema.names
-        return {n: statistics.summarise_column(self._written(commit, [n]).column(n)) for n in names}
+    def _summary(self, files: Sequence[str], *, where: str = "TRUE") -> dict[str, Any]:
+        """Statistics of the rows of some files, of which never more than one column is in memory."""
+        return {
+            f.name: statistics.summarise_column(engine.rows_of(files, pa.schema([f]), where=where).column(0))
+            for f in self.definition.schema
+        }
 
     # What is made of it
 
