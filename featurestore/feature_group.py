@@ -32,7 +32,7 @@ from featurestore.maintenance import Optimized, Vacuumed
 from featurestore.online_table import OnlineTable
 from featurestore.pins import pins_of
 from featurestore.point_in_time import Definition
-from featurestore.query import Column, Filter, GroupRef, Query
+from featurestore.query import Column, Filter, GroupRef, Query, selected
 from featurestore.rewriting import ColumnsMissing
 from featurestore.schema import TIMESTAMP, DataFrameType, Feature, conform, to_frame
 from featurestore.snapshots import Commit, Snapshot
@@ -161,6 +161,10 @@ class FeatureGroup:
         """
         if operation != "upsert":
             raise InvalidData(f"operation {operation!r} is not known: insert always is an upsert.")
+        if window is not None and (isinstance(window, str) or len(window) != 2):
+            raise InvalidTime(
+                f"window is {window!r}: expected a start and an end, such as ('2026-01-01', '2026-02-01')."
+            )
         stretch = None if window is None else Window.of(*window)
         judge = self._judge(stretch) if (validation_options or {}).get("run_validation", True) else None
         with self._prepared(frame, judge) as batch:
@@ -382,20 +386,21 @@ class FeatureGroup:
 
     # Reading
 
-    def select(self, features: Sequence[str]) -> Query:
-        """A query of some columns."""
-        definition = self._declared()
-        self.point_in_time_definition().check(list(features))
-        return Query(definition.ref, tuple(features), reader=self._store)
+    def select(self, features: str | Column | Sequence[str | Column]) -> Query:
+        """A query of some columns, by name or as `fg.column`."""
+        names = selected(features)
+        self.point_in_time_definition().check(names)
+        return Query(self.ref, names, reader=self._store)
 
     def select_all(self) -> Query:
         """A query of all columns."""
         return self.select([f.name for f in self._declared().features])
 
-    def select_except(self, features: Sequence[str]) -> Query:
+    def select_except(self, features: str | Column | Sequence[str | Column]) -> Query:
         """A query of all columns but these."""
-        self.point_in_time_definition().check(list(features))
-        return self.select([f.name for f in self.definition.features if f.name not in features])
+        names = selected(features)
+        self.point_in_time_definition().check(names)
+        return self.select([f.name for f in self.definition.features if f.name not in names])
 
     def select_features(self) -> Query:
         """A query of all columns but keys and event time."""
@@ -530,6 +535,7 @@ class FeatureGroup:
         definition = self._declared()
         if set(keys) != set(definition.primary_key):
             raise SchemaMismatch(f"{self.ref} is looked up by {list(definition.primary_key)}, got {sorted(keys)}.")
+        self.point_in_time_definition().check(columns)
         key = tuple(keys[k] for k in definition.primary_key)
         row = self._store.online.reader([(self.online_table(), list(columns))]).one([key])[0]
         if row is None or not self.counts(row[0]):

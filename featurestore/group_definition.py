@@ -44,6 +44,8 @@ class GroupDefinition:
             raise SchemaMismatch(
                 f"{self.ref}: {self.event_time!r} is the event time already; take it out of the primary key."
             )
+        if self.ttl is not None and not isinstance(self.ttl, timedelta):
+            raise SchemaMismatch(f"{self.ref}: ttl is {self.ttl!r}: expected a timedelta, such as timedelta(days=7).")
         if self.ttl is not None and (self.event_time is None or self.ttl <= timedelta(0)):
             raise SchemaMismatch(f"{self.ref}: ttl {self.ttl} needs an event time and a positive length.")
         if self.validation_ingestion_policy not in ("STRICT", "ALWAYS"):

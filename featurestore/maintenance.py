@@ -144,11 +144,11 @@ def vacuum(
     The log stays whole, so that the history goes on telling of versions that can no longer be read.
 
     Raises:
-        InvalidTime: the retention is negative.
+        InvalidTime: the retention is negative, or no timedelta.
         NotReproducible, FeatureStoreError: the log has gaps or is damaged; nothing was removed.
         FeatureStoreError: a file cannot be removed.
     """
-    if retention < timedelta(0):
+    if not isinstance(retention, timedelta) or retention < timedelta(0):
         raise InvalidTime(f"A retention of {retention} cannot be. Expected zero or more, such as timedelta(days=7).")
     root = Path(location)
     lives = delta_log.lifetimes(location)  # before the times: of every version that it names there is one

@@ -216,8 +216,10 @@ class Query:
             join_type: "left" keeps every row of the left side, "inner" drops those without a match.
             prefix: put before the name of every column the join contributes.
         Raises:
-            JoinError: another join type, or keys given in two ways.
+            JoinError: another join type, keys given in two ways, or `other` is no query.
         """
+        if not isinstance(other, Query):
+            raise JoinError(f"{other!r} is not a query. Join what select([...]) or select_all() of a group gives.")
         if join_type not in ("left", "inner"):
             raise JoinError(f"join_type {join_type!r} is not possible here. Use 'left' or 'inner'.")
         if (on is not None and (left_on or right_on)) or bool(left_on) != bool(right_on):
@@ -342,6 +344,16 @@ def _plain(value: Any, column: Column) -> Any:
 def both(first: Filter | None, second: Filter | None) -> Filter | None:
     """The filter that asks for both; None asks for nothing."""
     return second if first is None else first if second is None else first & second
+
+
+def selected(features: str | Column | Sequence[str | Column]) -> tuple[str, ...]:
+    """The names of columns given as text or as columns, one or several.
+
+    >>> selected("amount"), selected(["amount", Column(GroupRef("orders", 1), "day")])
+    (('amount',), ('amount', 'day'))
+    """
+    several = [features] if isinstance(features, str | Column) else features
+    return tuple(f.name if isinstance(f, Column) else f for f in several)
 
 
 def _names(names: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from featurestore.errors import InvalidData
 from featurestore.findings import Finding
 from featurestore.point_in_time import Definition, Output, Plan, Source
 from featurestore.query import GroupRef
@@ -35,6 +36,8 @@ def check(store: FeatureStore, view: str, plan: Plan, fitted: FittedTransformati
         Errors: a table that was never written, and values that differ. Warnings: a table behind its Delta version, and
         rows older than their ttl. Infos: keys without a row. Empty when there is nothing to say.
     """
+    if sample < 1:
+        raise InvalidData(f"sample is {sample}: expected a number of keys, from 1.")
     now = store.now_micros()  # once, or a row might expire between the two sides
     serving = Serving(store, view, plan, fitted, now=now, catch_up=False)
     held = {lookup.group.ref: store.online.version(lookup.table) for lookup in serving.lookups}

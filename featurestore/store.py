@@ -350,6 +350,8 @@ class FeatureStore:
 
     def definitions(self, query: Query) -> dict[GroupRef, Definition]:
         """What a plan must know of the query's groups."""
+        if not isinstance(query, Query):
+            raise SchemaMismatch(f"{query!r} is not a query. Pass what select([...]) or select_all() of a group gives.")
         return {ref: self.group(ref).point_in_time_definition() for ref in dict.fromkeys(query.groups())}
 
     def versions(self, query: Query) -> dict[GroupRef, int]:

@@ -390,6 +390,13 @@ def test_g9_an_empty_frame_with_a_window_is_a_commit_and_the_same_again_is_not(c
     assert cards.insert(rows()).version == 1
 
 
+@pytest.mark.parametrize("window", ["2026-01-01", ("2026-01-01",), ("2026-01-01", "2026-01-02", "2026-01-03")])
+def test_g9_a_window_is_a_start_and_an_end(cards, window):
+    """G9: one time alone, as text is easily passed, is refused."""
+    with pytest.raises(InvalidTime, match="expected a start and an end"):
+        cards.insert(rows((1, 0, 1.0)), window=window)
+
+
 def test_g9_the_same_window_with_late_rows_writes_only_them(cards):
     window = (T0, T0 + DAY)
     cards.insert(rows((1, 0, 1.0)), window=window)
@@ -584,6 +591,12 @@ def test_g16_a_commit_without_rows_has_no_statistics(cards):
     commit = cards.insert(rows(), window=(T0, T0 + DAY))
     with pytest.raises(NotFound, match="wrote no rows"):
         cards.get_statistics(commit)
+
+
+def test_g18_a_ttl_is_a_timedelta(store):
+    """G18: a bare number could be seconds or days."""
+    with pytest.raises(SchemaMismatch, match="ttl is 7: expected a timedelta"):
+        store.get_or_create_feature_group("brief", 1, primary_key=["card"], event_time="t", ttl=7)
 
 
 def test_g18_a_row_older_than_ttl_is_absent_online_and_stays_offline(store, clock):

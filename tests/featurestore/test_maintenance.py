@@ -250,10 +250,11 @@ def test_v3_a_file_that_cannot_be_removed_is_a_typed_error(cards):
     assert content(cards) == [(1, 0, 2.0)]
 
 
-def test_v3_a_negative_retention_is_refused(cards):
+def test_v3_a_retention_that_is_negative_or_a_bare_number_is_refused(cards):
     """V3: with the rule in the message."""
-    with pytest.raises(InvalidTime, match="zero or more"):
-        cards.vacuum(timedelta(days=-1))
+    for retention in (timedelta(days=-1), 7):
+        with pytest.raises(InvalidTime, match="zero or more"):
+            cards.vacuum(retention)
 
 
 # Compaction

@@ -134,6 +134,21 @@ def test_unknown_columns_are_named_with_those_that_exist(orders: FeatureGroup) -
         orders["amuont"]
 
 
+def test_columns_are_selected_by_name_or_as_columns_one_or_several(orders: FeatureGroup) -> None:
+    assert orders.select("amount") == orders.select(orders["amount"]) == orders.select(["amount"])
+    assert orders.select([orders["id"], "amount"]).features == ("id", "amount")
+    assert orders.select_except("amount") == orders.select_except(["amount"])
+
+
+def test_a_group_where_a_query_is_expected_is_told_how_to_become_one(fs: FeatureStore, orders: FeatureGroup) -> None:
+    with pytest.raises(JoinError, match=r"FeatureGroup\('orders', version=1\) is not a query.*select_all"):
+        orders.select(["amount"]).join(orders)  # type: ignore[arg-type]
+    with pytest.raises(SchemaMismatch, match="is not a query"):
+        fs.create_feature_view(name="plain", query=orders)  # type: ignore[arg-type]
+    with pytest.raises(SchemaMismatch, match="is not a query"):
+        fs.training_frame(pd.DataFrame({"id": [1]}), orders)  # type: ignore[arg-type]
+
+
 def test_a_filter_has_no_truth_value() -> None:
     with pytest.raises(SchemaMismatch, match="&"):
         bool(AMOUNT > 1)

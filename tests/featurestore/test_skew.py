@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from featurestore import Feature, FeatureStore, FeatureView, SchemaMismatch, connect, udf
+from featurestore import Feature, FeatureStore, FeatureView, InvalidData, SchemaMismatch, connect, udf
 from featurestore.findings import Finding
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -99,6 +99,8 @@ def test_both_sides_agree(view: FeatureView) -> None:
     assert (found.severity, found.subject) == ("info", "feature group facts_v1")
     assert "2 of 10 keys have no row" in found.message
     assert serious(view.check_skew(1, sample=3)) == []
+    with pytest.raises(InvalidData, match="sample is 0"):
+        view.check_skew(1, sample=0)
 
 
 def test_a_tampered_value_is_named_with_its_key_and_both_sides(fs: FeatureStore, view: FeatureView) -> None:
