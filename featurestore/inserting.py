@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,8 +18,10 @@ from featurestore.engines.staging import Staged
 from featurestore.errors import FeatureStoreError, InvalidData
 from featurestore.group_definition import GroupDefinition
 from featurestore.schema import TIMESTAMP, as_arrow, as_stream, conform, infer_features
-from featurestore.settings import Settings
 from featurestore.times import Window
+
+if TYPE_CHECKING:
+    from featurestore.settings import Settings
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 1 << 20, 1 << 28
 """A stream of fewer rows, and fewer bytes, is a frame; rules judge a longer one in pieces of about so many."""

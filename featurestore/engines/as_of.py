@@ -36,6 +36,9 @@ Integers = npt.NDArray[np.int64]
 ROWS_AT_ONCE = 1 << 20
 """Small row groups are searched together up to this many rows: the dictionary of keys is prepared for each search."""
 
+ROWS_SEARCHED = 1 << 16
+"""Rows among which times are compared at once: few enough to stay in a processor's cache."""
+
 _FIRST, _LAST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 _POSITION_BITS = 32
 
@@ -168,19 +171,21 @@ class _Search:
             table = self._read(unit, self._searched(names), keys=names)
             codes = keys.find([table.column(n) for n in names])
             candidates = self._candidates(table, codes)
-            time = None if self._time is None else _micros(table.column(self._time))[0]
-            if time is not None and np.any(time[candidates[1:]] < time[candidates[:-1]]):
+            time: Integers | None = None if self._time is None else _micros(table.column(self._time))[0]
+            is_sorted = time is None or not np.any(time[1:] < time[:-1])
+            if time is not None and not is_sorted:
                 candidates = candidates[np.argsort(time[candidates], kind="stable")]
-            codes = codes[candidates]
-            # Who is later than all of this row group needs its newest row of the key; the last one assigned stays.
-            newest[codes] = candidates
-            got = newest[keys.codes[waiting]]
-            newest[codes] = -1
-            who, won = [waiting], [got]
-            if time is not None and len(among):
-                who.append(among)
-                won.append(_latest_before(codes, time[candidates], keys.codes[among], at[among], candidates))
-            asked, got = np.concatenate(who), np.concatenate(won)
+            moments = time
+            if not is_sorted or len(candidates) < len(codes):  # else all rows, in order: there is nothing to copy
+                codes, moments = codes[candidates], None if time is None else time[candidates]
+            won = np.full(len(among), -1)
+            if moments is None:
+                newest[codes] = candidates
+            else:
+                won = _latest_before(codes, moments, candidates, keys.codes[among], at[among], newest)
+            # Who is later than all of this row group gets its newest row of the key.
+            asked, got = np.concatenate([among, waiting]), np.concatenate([won, newest[keys.codes[waiting]]])
+            newest.fill(-1)
             left_over = asked[got < 0]
             asked, got = asked[got >= 0], got[got >= 0]
             if time is not None and ttl is not None:
@@ -225,12 +230,13 @@ class _Search:
         tables = []
         for piece in unit:
             file = pq.ParquetFile(piece.path, metadata=piece.footer, memory_map=True, read_dictionary=texts)
-            there = [n for n in columns if n in file.schema_arrow.names]
+            names = set(file.schema_arrow.names)
+            there = [n for n in columns if n in names]
             read = file.read_row_groups([piece.number], columns=there, use_threads=self.alone)
             tables.append(
                 pa.table(
                     {
-                        n: read.column(n) if n in there else pa.chunked_array([pa.nulls(piece.rows, types[n])])
+                        n: read.column(n) if n in names else pa.chunked_array([pa.nulls(piece.rows, types[n])])
                         for n in columns
                     }
                 )
@@ -354,30 +360,42 @@ def _micros(times: pa.ChunkedArray) -> tuple[Integers, npt.NDArray[np.bool_]]:
     return pc.fill_null(numbers, 0).to_numpy(), pc.is_valid(numbers).to_numpy()
 
 
-def _latest_before(codes: Integers, times: Integers, asked: Integers, at: Integers, rows: Integers) -> Integers:
+def _latest_before(
+    codes: Integers, times: Integers, rows: Integers, asked: Integers, at: Integers, newest: Integers
+) -> Integers:
     """For each question (code, moment) the last of `rows` with that code at or before the moment, or -1.
 
-    `codes` and `times` are those of the rows, in order of time.
+    From the oldest to the newest, in blocks that a processor's cache holds: a question looks among the rows of its own
+    block, of which only those of the block's questions are sorted, else takes the newest row of all blocks before.
+
+    Args:
+        codes, times: those of the rows, which are in order of time.
+        asked, at: codes and moments of the questions, in order of the moment.
+        newest: for each code -1; here it comes to hold the newest row so far.
     """
-    if not len(rows):
-        return np.full(len(asked), -1)
-    by_code = _stable_order(codes)
-    sorted_keys = (codes[by_code] << _POSITION_BITS) | by_code
-    questions = (asked << _POSITION_BITS) | np.searchsorted(times, at, side="right")
-    order = np.argsort(questions)  # asked in order, each search begins where the last one ended
-    place = np.empty(len(questions), dtype=np.int64)
-    place[order] = np.searchsorted(sorted_keys, questions[order]) - 1
-    found = sorted_keys[place]
-    hit = (place >= 0) & (found >> _POSITION_BITS == asked)
-    return np.where(hit, rows[found & ((1 << _POSITION_BITS) - 1)], -1)
-
-
-def _stable_order(codes: Integers) -> Integers:
-    """`argsort(kind="stable")` of numbers below 2**32, by halves: numpy sorts 16 bits by radix, three times as fast."""
-    order = np.argsort((codes & 0xFFFF).astype(np.uint16), kind="stable")
-    if len(codes) and codes.max() > 0xFFFF:
-        order = order[np.argsort((codes[order] >> 16).astype(np.uint16), kind="stable")]
-    return order
+    won = np.full(len(asked), -1)
+    is_asked = np.zeros(len(newest), dtype=bool)
+    begin = 0
+    for first in range(0, len(rows), ROWS_SEARCHED):
+        stop = first + ROWS_SEARCHED
+        end = begin + int(np.searchsorted(at[begin:], times[stop])) if stop < len(rows) else len(asked)
+        if end > begin:
+            mine = asked[begin:end]
+            is_asked[mine] = True
+            chosen = first + np.flatnonzero(is_asked[codes[first:stop]])
+            is_asked[mine] = False
+            # Code and place in one number: sorted, the rows of a code stand together and in order of time.
+            place = (codes[chosen] << _POSITION_BITS) | np.arange(len(chosen))
+            place.sort()
+            question = (mine << _POSITION_BITS) | np.searchsorted(times[chosen], at[begin:end], side="right")
+            before = np.searchsorted(place, question) - 1
+            found = place[before] if len(place) else np.full(len(mine), -1)
+            hit = (before >= 0) & (found >> _POSITION_BITS == mine)
+            won[begin:end] = newest[mine]
+            won[begin:end][hit] = rows[chosen[found[hit] & ((1 << _POSITION_BITS) - 1)]]
+            begin = end
+        newest[codes[first:stop]] = rows[first:stop]  # of several rows of a code the last one assigned stays
+    return won
 
 
 def _pieces(path: str, time: str | None) -> list[_Piece]:

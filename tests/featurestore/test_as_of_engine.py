@@ -48,6 +48,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "shops": draw(rows),
         "rows_in_group": draw(st.integers(1, 9)),
         "groups_in_file": draw(st.integers(1, 3)),
+        "searched": draw(st.sampled_from([1, 3, 1 << 16])),
         "at_once": draw(st.sampled_from([1, 4, 1 << 20])),
         "now": draw(times),
         "ttl": draw(st.none() | st.integers(1, 5)),
@@ -121,6 +122,7 @@ def test_the_streaming_engine_equals_the_statement(case: dict[str, Any], tmp_pat
     said = duckdb.execute(built, inputs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(as_of, "ROWS_AT_ONCE", case["at_once"])
+        patch.setattr(as_of, "ROWS_SEARCHED", case["searched"])
         assert as_of.execute(built, inputs).equals(said)
 
 
@@ -185,11 +187,18 @@ def test_a_lost_data_file_is_said(history: tuple[Plan, list[Any]]) -> None:
         as_of.execute(built, [labels, files])
 
 
-def test_many_keys_keep_their_rows_apart() -> None:
-    """Numbers of keys beyond 16 bits, in the order that groups them."""
+def test_blocks_of_many_keys_find_what_a_search_over_all_rows_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """J2: numbers of keys beyond 16 bits, more rows than one block, questions before, among and after the rows."""
+    monkeypatch.setattr(as_of, "ROWS_SEARCHED", 1_000)
     random = np.random.default_rng(0)
-    codes = random.integers(0, 200_000, 300_000)
-    assert (as_of._stable_order(codes) == np.argsort(codes, kind="stable")).all()
+    codes, times = random.integers(0, 100_000, 30_000), np.sort(random.integers(100, 20_000, 30_000))
+    asked, at = random.integers(0, 100_000, 5_000), np.sort(random.integers(0, 21_000, 5_000))
+    found = as_of._latest_before(codes, times, np.arange(30_000), asked, at, np.full(100_000, -1))
+    rows: dict[int, list[int]] = {}
+    for row, code in enumerate(codes.tolist()):
+        rows.setdefault(code, []).append(row)
+    questions = zip(asked.tolist(), at.tolist(), strict=True)
+    assert found.tolist() == [max((r for r in rows.get(c, ()) if times[r] <= t), default=-1) for c, t in questions]
 
 
 def test_a_column_after_a_struct_and_a_list_is_found_among_the_leaves() -> None:
