@@ -551,12 +551,19 @@ def frame_type(frame: Any) -> DataFrameType | None:
     return "arrow" if hasattr(frame, "__arrow_c_stream__") or isinstance(frame, pa.RecordBatch) else None
 
 
+def _holds_inner_nulls(column: pa.ChunkedArray) -> bool:
+    """Whether values lie within values with nulls among them, where Arrow gives pandas floats for whole numbers."""
+    if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
+        return bool(pa.types.is_struct(column.type))  # its fields are null where it is
+    return pa.types.is_nested(column.type.value_type) or pc.list_flatten(column).null_count > 0
+
+
 def to_frame(table: pa.Table, dataframe_type: DataFrameType = "pandas", *, nullable: bool = False) -> Any:
     """The table as a frame of the library asked for.
 
     In pandas, integer and boolean columns with nulls are nullable `Int64`/`boolean`, never float or object; with
     `nullable` all of them are, so that the dtype does not depend on the rows. Text is `str`, times are
-    `datetime64[us, UTC]`.
+    `datetime64[us, UTC]`. Structs are dicts, lists are NumPy arrays, or lists where they hold nulls or are nested.
     """
     if dataframe_type == "arrow":
         return table
@@ -573,9 +580,9 @@ def to_frame(table: pa.Table, dataframe_type: DataFrameType = "pandas", *, nulla
         pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype(),
     }  # fmt: skip
     columns = {
-        field.name: column.to_pandas(
-            types_mapper=mapping.get if (nullable and field.nullable) or column.null_count else None
-        )
+        field.name: pd.Series(column.to_pylist(), dtype=object)
+        if _holds_inner_nulls(column)
+        else column.to_pandas(types_mapper=mapping.get if (nullable and field.nullable) or column.null_count else None)
         for field, column in zip(table.schema, table.columns, strict=True)
     }
     return pd.DataFrame(columns, columns=table.column_names, index=pd.RangeIndex(table.num_rows), copy=False)

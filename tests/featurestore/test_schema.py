@@ -183,6 +183,21 @@ def test_g2_a_record_batch_a_reader_and_a_view_of_a_polars_frame_are_frames():
     assert [conform(f, [Feature("a", "int")]).column("a").to_pylist() for f in frames] == [[1, 2]] * 3
 
 
+def test_whole_numbers_within_structs_and_lists_stay_whole_beside_nulls_in_pandas():
+    """G6: Arrow alone gives floats there, which change large values and do not fit their own column again."""
+    large = 2**53 + 1
+    table = pa.table({
+        "struct": pa.array([{"a": large}, None], pa.struct([("a", pa.int64())])),
+        "list": pa.array([[large, None], [1]], pa.list_(pa.int64())),
+        "nested": pa.array([[{"a": large}], [None]], pa.list_(pa.struct([("a", pa.int64())]))),
+    })  # fmt: skip
+    frame = to_frame(table)
+    assert frame["struct"].tolist() == [{"a": large}, None]
+    assert frame["list"].tolist() == [[large, None], [1]]
+    assert type(frame["struct"][0]["a"]) is type(frame["list"][0][0]) is int
+    assert conform(frame, infer_features(table.schema)).equals(table)
+
+
 def test_integers_with_nulls_stay_integers_in_pandas():
     frame = to_frame(
         pa.table({"n": pa.array([2**53 + 1, None]), "b": pa.array([True, None]), "t": pa.array([T0, None])})
