@@ -85,6 +85,8 @@ def prefect_environment(settings: Settings, port: int, *, scheduling: bool, root
     ours = {
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # XGBoost's threads would wait for each other by spinning: on a busy machine that took minutes, not seconds.
+        "OMP_WAIT_POLICY": "passive",
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_HOME": str(settings.home / "prefect"),
