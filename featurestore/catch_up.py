@@ -76,7 +76,7 @@ def catch_up(online: OnlineStore, table: OnlineTable, location: str) -> None:
     if lost is not None:
         raise lost
     raise Conflict(
-        f"Online table {table.name!r}: other processes wrote it {_ATTEMPTS} times in a row. Offline has every row; "
+        f"Online table {table.shown!r}: other processes wrote it {_ATTEMPTS} times in a row. Offline has every row; "
         "the next insert or init_serving brings online up to it."
     )
 

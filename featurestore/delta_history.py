@@ -55,7 +55,10 @@ def version_at(location: str, as_of: int | Any) -> int:
     past = [c.version for c in history if c.time <= moment]
     if not past:
         first = history[0].time if history else None
-        raise InvalidTime(f"Nothing was committed to {location} by {moment}: its first commit is of {first}.")
+        raise InvalidTime(
+            f"Nothing was committed to {delta_table.name_of(location)} by {moment}: its first commit is of {first}. "
+            "Ask for that time or a later one."
+        )
     return past[-1]
 
 

@@ -87,8 +87,19 @@ def _open_once(location: str, version: int | None) -> DeltaTable:
         except DeltaError as error:
             newest = DeltaTable(location).version()
             if not 0 <= version <= newest:
-                raise NotFound(f"{location} has no Delta version {version} (versions: 0 to {newest}).") from error
+                raise NotFound(
+                    f"{name_of(location)} has no Delta version {version} (versions: 0 to {newest}). "
+                    "fg.history() shows what each of them is."
+                ) from error
             raise NotReproducible(f"Delta version {version} of {location} can no longer be read: {error}.") from error
+
+
+def name_of(location: str) -> str:
+    """What a table is called, such as "cards_v1" for a group's; its location when it has no name."""
+    from deltalake import DeltaTable
+
+    with translated(location):
+        return DeltaTable(location).metadata().name or location
 
 
 def steady(read: Callable[[], _Result]) -> _Result:

@@ -422,7 +422,8 @@ class FeatureGroup:
             ordered: False gives the rows in any order, which is faster.
         Raises:
             NotFound: the group has no rows yet because nothing was ever inserted, or there is no such version.
-            InvalidTime: the group has no event time to select by, or `as_of` lies before the first commit.
+            InvalidTime: the group has no event time to select by, the end lies before the start, or `as_of` before the
+                first commit.
         """
         query = self.select_all() if as_of is None else self.as_of(as_of)
         return query.read(dataframe_type, start_time, end_time, ordered=ordered)
@@ -536,8 +537,10 @@ class FeatureGroup:
         if set(keys) != set(definition.primary_key):
             raise SchemaMismatch(f"{self.ref} is looked up by {list(definition.primary_key)}, got {sorted(keys)}.")
         self.point_in_time_definition().check(columns)
-        key = tuple(keys[k] for k in definition.primary_key)
-        row = self._store.online.reader([(self.online_table(), list(columns))]).one([key])[0]
+        key, table = tuple(keys[k] for k in definition.primary_key), self.online_table()
+        if self._store.online.version(table) is None:  # whoever made the group online has not filled it yet, or died
+            self.sync_online()
+        row = self._store.online.reader([(table, list(columns))]).one([key])[0]
         if row is None or not self.counts(row[0]):
             return None
         return dict(zip(columns, row[1:], strict=True))
@@ -559,7 +562,8 @@ class FeatureGroup:
     def online_table(self) -> OnlineTable:
         """The group's table in the online store."""
         d = self._declared()
-        return OnlineTable(f"fg_{self.id.replace('-', '')}", d.primary_key, d.event_time, d.features)
+        name = f"fg_{self.id.replace('-', '')}"
+        return OnlineTable(name, d.primary_key, d.event_time, d.features, label=str(self.ref))
 
     def snapshot(self, version: int | None = None) -> Snapshot:
         """The Delta table at a version."""

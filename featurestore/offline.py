@@ -16,7 +16,7 @@ from featurestore.engines import duckdb as engine
 from featurestore.errors import FeatureStoreError, InvalidTime, NotFound, NotReproducible
 from featurestore.point_in_time import Plan
 from featurestore.query import GroupRef
-from featurestore.times import TimeLike, parse_time
+from featurestore.times import TimeLike, Window, parse_time
 
 if TYPE_CHECKING:
     from featurestore.feature_group import FeatureGroup
@@ -38,6 +38,8 @@ def run(
         raise InvalidTime(
             f"{plan.spine.ref} has no event time, so its rows cannot be chosen by time. Leave the start and end out."
         )
+    if first is not None and last is not None:
+        Window.of(first, last)  # refuses an end before the start
     inputs: list[engine.Input] = []
     earliest, joined = first, 0
     for place, source in enumerate(plan.sources):

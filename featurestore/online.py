@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -235,7 +235,7 @@ class OnlineStore:
             SchemaMismatch: the stored table has other columns than `table`.
         """
         new = (feature for feature in features if feature not in table.features)
-        wider = OnlineTable(table.name, table.primary_key, table.event_time, (*table.features, *new))
+        wider = replace(table, features=(*table.features, *new))
         with self._transaction() as connection:
             stored = self._stored(connection, table.name)
             if not _starts_with(wider.layout, stored.layout):
@@ -276,7 +276,7 @@ class OnlineStore:
             return stored
         if _starts_with(stored.layout, table.layout):
             raise Conflict(
-                f"Online table {table.name!r} has got more features since its definition was read: "
+                f"Online table {table.shown!r} has got more features since its definition was read: "
                 f"{stored.layout['features']}. Read the definition again and retry."
             )
         raise _other_layout(table, stored)
@@ -325,7 +325,9 @@ class OnlineStore:
         with self._transaction() as connection:
             stored = self._locked(connection, table).version
             if stored is not None and stored > delta_version:
-                raise Conflict(f"Online table {table.name!r} holds version {stored}, newer than {delta_version}: kept.")
+                raise Conflict(
+                    f"Online table {table.shown!r} holds version {stored}, newer than {delta_version}: kept."
+                )
             self._record(connection, table, delta_version)
             connection.execute(sa.delete(physical_table(table)))
             return self._write(connection, table, newest)
@@ -366,8 +368,8 @@ class OnlineStore:
         stored = self._locked(connection, table).version
         if stored != previous:
             raise Conflict(
-                f"Online table {table.name!r} holds Delta version {stored}, not {previous}. Nothing was written: apply "
-                f"the changes since {stored} with previous_version={stored}."
+                f"Online table {table.shown!r} holds Delta version {stored}, not {previous}. Nothing was written: "
+                f"apply the changes since {stored} with previous_version={stored}."
             )
         self._record(connection, table, version)
 
@@ -511,7 +513,7 @@ def _starts_with(longer: dict[str, Any], shorter: dict[str, Any]) -> bool:
 
 def _other_layout(table: OnlineTable, stored: _Stored) -> SchemaMismatch:
     return SchemaMismatch(
-        f"Online table {table.name!r} holds the columns {stored.layout}, not {table.layout}. Drop it, then create it."
+        f"Online table {table.shown!r} holds the columns {stored.layout}, not {table.layout}. Drop it, then create it."
     )
 
 

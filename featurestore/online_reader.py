@@ -48,7 +48,7 @@ class Reader:
             positions = table.positions()
             if unknown := [name for name in columns if name not in positions]:
                 raise SchemaMismatch(
-                    f"Online table {table.name!r} has no columns {unknown}. Columns: {list(positions)}."
+                    f"Online table {table.shown!r} has no columns {unknown}. Columns: {list(positions)}."
                 )
             decoders = [decoder(positions[name][1].type, store.is_sqlite) for name in columns]
             self.parts.append(Part(start, start + 1 + len(columns), table.event_time is not None, tuple(decoders)))

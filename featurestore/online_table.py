@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ class OnlineTable:
         primary_key: columns that identify a row online.
         event_time: the column that says which of two rows is newer; None: the row written last.
         features: every column of the group that is kept, keys and event time included, in any order.
+        label: how messages call it; default its name.
 
     Raises:
         SchemaMismatch: a key or the event time is not among the features, or has a type that cannot be one.
@@ -40,23 +41,30 @@ class OnlineTable:
     primary_key: tuple[str, ...]
     event_time: str | None
     features: tuple[Feature, ...]
+    label: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         check_name(self.name, "Online table")
         types = {feature.name: feature.type for feature in self.features}
         if not self.primary_key:
-            raise SchemaMismatch(f"Online table {self.name!r} needs a primary key of at least one column.")
+            raise SchemaMismatch(f"Online table {self.shown!r} needs a primary key of at least one column.")
         for column in self.primary_key:
             if column not in types:
                 raise SchemaMismatch(
-                    f"Online table {self.name!r} has no column {column!r} for its primary key. Columns: {list(types)}."
+                    f"Online table {self.shown!r} has no column {column!r} for its primary key. Columns: {list(types)}."
                 )
             if pa.types.is_nested(types[column]):
                 raise SchemaMismatch(f"Primary key {column!r} is {types[column]}; lists and structs cannot be keys.")
         if self.event_time is not None and not pa.types.is_timestamp(types.get(self.event_time, pa.null())):
             raise SchemaMismatch(
-                f"Online table {self.name!r} needs its event time {self.event_time!r} among the features, as timestamp."
+                f"Online table {self.shown!r} needs its event time {self.event_time!r} among the features, as "
+                "timestamp."
             )
+
+    @property
+    def shown(self) -> str:
+        """What messages call it."""
+        return self.label or self.name
 
     @property
     def values(self) -> tuple[Feature, ...]:
@@ -88,13 +96,13 @@ def check_columns(table: OnlineTable, rows: pa.Table, columns: Sequence[str]) ->
     """Refuse rows that lack a column, or have a null where a key or the event time must be."""
     if missing := [name for name in columns if name not in rows.column_names]:
         raise SchemaMismatch(
-            f"Rows for online table {table.name!r} lack the columns {missing}; they have {rows.column_names}."
+            f"Rows for online table {table.shown!r} lack the columns {missing}; they have {rows.column_names}."
         )
     for name in columns:
         if name in (*table.primary_key, table.event_time) and rows[name].null_count:
             position = pc.index(rows[name].is_null(), True).as_py()
             raise InvalidData(
-                f"Column {name!r} of online table {table.name!r} is null in row {position}. Nothing was written."
+                f"Column {name!r} of online table {table.shown!r} is null in row {position}. Nothing was written."
             )
 
 

@@ -58,7 +58,7 @@ def key_encoder(table: OnlineTable, feature: Feature, is_sqlite: bool) -> Callab
 
     def refuse(value: object, why: str = "") -> InvalidData:
         return InvalidData(
-            f"Key {feature.name!r} of online table {table.name!r} is {value!r} ({type(value).__name__}); "
+            f"Key {feature.name!r} of online table {table.shown!r} is {value!r} ({type(value).__name__}); "
             f"expected {feature.dtype}{why}."
         )
 

@@ -86,7 +86,8 @@ class FeatureStore:
             primary_key: columns that with the event time tell rows apart.
             event_time: the column that says when a row's values became true; None for rows without time.
             features: the columns, keys included; None lets the first insert decide.
-            online_enabled: keep the newest row of each key for lookups; a new group's default is False.
+            online_enabled: keep the newest row of each key for lookups; a new group's default is False. Of a group
+                that has rows already, they are online when the call returns.
             partition_key: columns whose values part the table's files, for good.
             expectation_suite: rules checked before each write: a Great Expectations suite, a dict or JSON text; one
                 without expectations takes the rules away.
@@ -139,6 +140,8 @@ class FeatureStore:
         definition = GroupDefinition.from_json(wanted.ref, self.catalog.change(identifier, merged))
         group = FeatureGroup(self, identifier, definition)
         group.prepare()
+        if not existing[1]["online_enabled"]:  # rows may have been written while nobody kept them online
+            group.sync_online()
         return group
 
     def create_feature_group(self, name: str, version: int, **definition: Any) -> FeatureGroup:
@@ -379,7 +382,7 @@ class FeatureStore:
             ordered: False leaves the rows in any order.
             entities: the spine's rows, when they are not stored.
         Raises:
-            InvalidTime: a start or end, and the spine has no event time.
+            InvalidTime: a start or end, and the spine has no event time; or the end lies before the start.
             NotReproducible: files of a version, or with `as_known` of an earlier one, are gone.
         """
         return offline.run(
