@@ -34,7 +34,7 @@ from featurestore.pins import pins_of
 from featurestore.point_in_time import Definition
 from featurestore.query import Column, Filter, GroupRef, Query, selected
 from featurestore.rewriting import ColumnsMissing
-from featurestore.schema import TIMESTAMP, DataFrameType, Feature, conform, to_frame
+from featurestore.schema import TIMESTAMP, DataFrameType, Feature, as_arrow, check_index, conform, to_frame
 from featurestore.snapshots import Commit, Snapshot
 from featurestore.times import TimeLike, Window, gaps_between
 
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 class FeatureGroup:
     """Rows by primary key and event time. Get one from `FeatureStore.get_or_create_feature_group`.
 
-    `fg["amount"]` (or `fg.amount`) names a column for filters; `fg.select([...])` starts a query.
+    `fg["amount"]` (or `fg.amount`, unless the group itself has something of that name, such as `fg.ttl`) names a
+    column for filters; `fg.select([...])` starts a query.
     """
 
     def __init__(self, store: FeatureStore, identifier: str, definition: GroupDefinition) -> None:
@@ -90,6 +91,30 @@ class FeatureGroup:
     def features(self) -> list[Feature]:
         """All columns, keys and event time included; empty before the first insert of an undeclared group."""
         return list(self.definition.features)
+
+    @property
+    def schema(self) -> list[Feature]:
+        """The name that hsfs has for `features`."""
+        return self.features
+
+    def get_feature(self, name: str) -> Feature:
+        """What a column holds; for filters write `fg[name]`.
+
+        Raises:
+            SchemaMismatch: there is no such column; the message lists those there are.
+        """
+        column = self[name]
+        return next(f for f in self.definition.features if f.name == column.name)
+
+    @property
+    def ttl(self) -> timedelta | None:
+        """The age beyond which a row no longer counts, in joins and online."""
+        return self.definition.ttl
+
+    @property
+    def expectation_suite(self) -> dict[str, Any] | None:
+        """The rules that are checked before each write, JSON-ready; None without any."""
+        return self.definition.expectation_suite
 
     @property
     def online_enabled(self) -> bool:
@@ -240,16 +265,29 @@ class FeatureGroup:
     def remove_rows(self, keys: Any) -> Commit:
         """Delete the rows whose primary key and event time the frame lists, offline and online.
 
-        Online falls back to the newest row left. Keys that are not stored are ignored.
+        Online falls back to the newest row left. Keys that are not stored are ignored, and so are the frame's other
+        columns of the group.
         """
         definition = self._declared()
-        wanted = [f for f in definition.features if f.name in definition.identity]
-        rows = conform(keys, wanted, required=definition.identity, what=f"remove_rows of {self.ref}")
+        rows = self._only(definition.identity, keys, "remove_rows")
         commit = delta.delete(
             self.location, rows, order=definition.order, who=self._store.settings.who, clock=self._store.clock
         )
         self.sync_online()
         return commit
+
+    def commit_delete_record(self, frame: Any) -> Commit:
+        """The name that hsfs has for `remove_rows`."""
+        return self.remove_rows(frame)
+
+    def _only(self, names: Sequence[str], frame: Any, method: str) -> pa.Table:
+        """Some columns of a frame, which may have others of the group too."""
+        what, features = f"{method} of {self.ref}", self.definition.features
+        check_index(frame, names, what)
+        others = {f.name for f in features}.difference(names)
+        rows = as_arrow(frame)
+        rows = rows.select([name for name in rows.column_names if name not in others])
+        return conform(rows, [f for f in features if f.name in names], required=names, what=what)
 
     # Maintenance
 
@@ -300,8 +338,9 @@ class FeatureGroup:
         databases' free pages. Copies outside the store (backups, models, PostgreSQL's own log) it does not reach.
 
         Args:
-            keys: a frame of the primary key columns; other columns are refused. Unknown keys are no error: copies of
-                them may be left of rows that were removed before.
+            keys: a frame with the primary key columns. All rows of these keys go, whatever the frame's other columns
+                of the group hold, the event time too. Unknown keys are no error: copies of them may be left of rows
+                that were removed before.
         Returns:
             What was erased, and which training datasets had held the rows.
         Raises:
@@ -309,8 +348,7 @@ class FeatureGroup:
                 does after a crash.
         """
         definition = self._declared()
-        wanted = [f for f in definition.features if f.name in definition.primary_key]
-        rows = conform(keys, wanted, required=definition.primary_key, what=f"forget of {self.ref}")
+        rows = self._only(definition.primary_key, keys, "forget")
         return Erasure(
             self._store, self, data_files.in_order(rows, definition.primary_key[0], definition.primary_key)
         ).run()
@@ -410,6 +448,10 @@ class FeatureGroup:
     def filter(self, condition: Filter) -> Query:
         """A query of all columns, of the rows that meet a condition."""
         return self.select_all().filter(condition)
+
+    def join(self, other: Query, on: Sequence[str] | None = None, **options: Any) -> Query:
+        """A query of all columns, joined to another; arguments as of `Query.join`."""
+        return self.select_all().join(other, on, **options)
 
     def read(
         self, start_time: TimeLike | None = None, end_time: TimeLike | None = None, *,

@@ -17,7 +17,7 @@ from featurestore.engines import staging
 from featurestore.engines.staging import Staged
 from featurestore.errors import FeatureStoreError, InvalidData
 from featurestore.group_definition import GroupDefinition
-from featurestore.schema import TIMESTAMP, as_arrow, as_stream, conform, infer_features
+from featurestore.schema import TIMESTAMP, as_arrow, as_stream, check_index, conform, infer_features
 from featurestore.times import Window
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ def prepared(frame: Any, definition: GroupDefinition, settings: Settings, judge:
                 yield batch
             return
         frame = held
-    declared, rows = _conformed(as_arrow(frame), definition, f"Feature group {definition.ref}")
+    what = f"Feature group {definition.ref}"
+    check_index(frame, [*definition.identity, *(f.name for f in definition.features)], what)
+    declared, rows = _conformed(as_arrow(frame), definition, what)
     unique = data_files.in_order(rows, declared.order, declared.identity)
     report = None if judge is None else judge(unique)
     yield Batch(declared, unique, rows.num_rows - unique.num_rows, report)

@@ -246,7 +246,8 @@ def as_arrow(frame: Any) -> pa.Table:
     if not isinstance(frame, pa.Table):
         if not hasattr(frame, "__arrow_c_stream__") or (library == "polars" and not hasattr(frame, "columns")):
             raise SchemaMismatch(
-                f"{type(frame).__name__} is not a frame. Pass a pandas or Polars DataFrame, or an Arrow table."
+                f"{type(frame).__name__} is not a frame. Pass a pandas or Polars DataFrame, or an Arrow table; "
+                "of record batches, one by one, make one with pa.RecordBatchReader.from_batches(schema, batches)."
             )
         if library == "polars":  # which would hand out the addresses of Python's objects
             for name, dtype in frame.schema.items():
@@ -260,6 +261,17 @@ def as_arrow(frame: Any) -> pa.Table:
             raise SchemaMismatch(f"The {type(frame).__name__} has a column that Arrow cannot hold: {error}.") from error
     check_column_names(frame.column_names)
     return frame
+
+
+def check_index(frame: Any, wanted: Sequence[str], what: str) -> None:
+    """Refuse a pandas frame whose index holds a wanted column that its columns lack: the index is not stored."""
+    if type(frame).__module__.split(".")[0] != "pandas" or not hasattr(frame, "columns"):
+        return
+    if hidden := [name for name in frame.index.names if name in wanted and name not in frame.columns]:
+        raise SchemaMismatch(
+            f"{what}: the frame lacks the columns {hidden}, but its index has them. "
+            "Make them columns: frame.reset_index()."
+        )
 
 
 @dataclass(frozen=True)

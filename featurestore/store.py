@@ -30,6 +30,7 @@ from featurestore.transformations import TransformationFunction
 from featurestore.view_definition import view_definition
 
 if TYPE_CHECKING:
+    from featurestore.catalog import Kind
     from featurestore.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -144,15 +145,35 @@ class FeatureStore:
             group.sync_online()
         return group
 
-    def create_feature_group(self, name: str, version: int, **definition: Any) -> FeatureGroup:
-        """Create a group that must not exist yet; arguments as in `get_or_create_feature_group`.
+    def create_feature_group(
+        self, name: str, version: int | None = None, *, primary_key: Sequence[str], description: str = "",
+        event_time: str | None = None, features: Sequence[Feature] | None = None, online_enabled: bool | None = None,
+        partition_key: Sequence[str] | None = None, foreign_key: Sequence[str] | None = None,
+        expectation_suite: Any = None, validation_ingestion_policy: Policy | None = None,
+        statistics_config: bool | None = None,
+        ttl: timedelta | None = None, transformation_functions: on_demand.Spec | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> FeatureGroup:  # fmt: skip
+        """Create a group that must not exist yet; without a version, the next one. As `get_or_create_feature_group`.
 
         Raises:
             Conflict: the name and version exist.
         """
-        if any((n, v) == (name, version) for _, n, v, _ in self.catalog.list("feature group")):
-            raise Conflict(f"Feature group {name!r} version {version} exists. Get it, or create another version.")
-        return self.get_or_create_feature_group(name, version, **definition)
+        return self.get_or_create_feature_group(
+            name, self._new_version("feature group", name, version), primary_key=primary_key, description=description,
+            event_time=event_time, features=features, online_enabled=online_enabled, partition_key=partition_key,
+            foreign_key=foreign_key, expectation_suite=expectation_suite,
+            validation_ingestion_policy=validation_ingestion_policy, statistics_config=statistics_config, ttl=ttl,
+            transformation_functions=transformation_functions, tags=tags,
+        )  # fmt: skip
+
+    def _new_version(self, kind: Kind, name: str, version: int | None) -> int:
+        """A version that does not exist yet: the one asked for, else the next."""
+        there = [v for _, n, v, _ in self.catalog.list(kind) if n == name]
+        chosen = max(there, default=0) + 1 if version is None else version
+        if chosen in there:
+            raise Conflict(f"{kind.capitalize()} {name!r} version {chosen} exists. Get it, or create another version.")
+        return chosen
 
     def get_feature_group(self, name: str, version: int | None = None) -> FeatureGroup:
         """A feature group; the newest version when none is given (a log line says which).
@@ -239,14 +260,11 @@ class FeatureStore:
         Raises:
             Conflict: the name and version exist.
         """
-        there = [v for _, n, v, _ in self.catalog.list("feature view") if n == name]
-        chosen = max(there, default=0) + 1 if version is None else version
-        if chosen in there:
-            raise Conflict(f"Feature view {name!r} version {chosen} exists. Get it, or create another version.")
         return self.get_or_create_feature_view(
-            name, chosen, query=query, labels=labels, transformation_functions=transformation_functions,
-            training_helper_columns=training_helper_columns, inference_helper_columns=inference_helper_columns,
-            description=description, logging_enabled=logging_enabled, tags=tags,
+            name, self._new_version("feature view", name, version), query=query, labels=labels,
+            transformation_functions=transformation_functions, training_helper_columns=training_helper_columns,
+            inference_helper_columns=inference_helper_columns, description=description,
+            logging_enabled=logging_enabled, tags=tags,
         )  # fmt: skip
 
     def get_feature_view(self, name: str, version: int | None = None) -> FeatureView:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import featurestore
 from featurestore import FeatureGroup, FeatureStore
-from featurestore.errors import InvalidData, InvalidTime, NotFound
+from featurestore.errors import Conflict, InvalidData, InvalidTime, NotFound, SchemaMismatch
+from featurestore.schema import as_arrow
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -95,3 +97,79 @@ def test_a_version_or_a_time_that_is_not_there_names_the_group_and_a_way_on(lab,
     with pytest.raises(InvalidTime, match=r"^Nothing was committed to lab_v1 by .* Ask for that time or") as too_early:
         lab.read(as_of="2001-01-01")
     assert str(tmp_path) not in f"{unknown.value}{too_early.value}"
+
+
+# Frames
+
+
+@pytest.mark.parametrize("several", [list, iter])
+def test_record_batches_are_told_how_to_become_a_stream(lab, several):
+    """G2: a list or generator of them has no schema while it is empty, a reader has."""
+    (batch,) = as_arrow(values((3, 0, 1.0))).to_batches()
+    with pytest.raises(SchemaMismatch, match=r"pa\.RecordBatchReader\.from_batches\(schema, batches\)"):
+        lab.insert(several([batch]))
+    assert lab.insert(pa.RecordBatchReader.from_batches(batch.schema, several([batch]))).rows_inserted == 1
+
+
+def test_a_key_in_the_index_is_told_to_become_a_column(store, lab):
+    """G6: whether the columns were declared or not, and in every method that takes rows."""
+    frame = values((1, 0, 1.0))
+    bare = store.create_feature_group("bare", primary_key=["id"], event_time="t")
+    for take in (lab.insert, lab.validate, lab.remove_rows, lab.forget, bare.insert):
+        with pytest.raises(SchemaMismatch, match=r"lacks the columns \['id'\], but its index.*reset_index\(\)"):
+            take(frame.set_index("id"))
+    assert bare.insert(frame.set_index("id").reset_index()).rows_inserted == 1
+    assert bare.insert(frame.set_index("id", drop=False)).rows_unchanged == 1
+
+
+def test_rows_are_removed_and_forgotten_by_frames_that_hold_more_than_keys(lab):
+    """G14: other columns of the group are ignored, those that it does not have are refused."""
+    assert lab.commit_delete_record(values((1, 1, -1.0))).rows_deleted == 1
+    with pytest.raises(SchemaMismatch, match="also has"):
+        lab.remove_rows(values((1, 0, 1.0)).assign(animal="cat"))
+    assert lab.remove_rows(values((1, 0, 1.0), (1, 0, 1.0))).rows_deleted == 1
+    lab.insert(values((1, 5, 1.0), (1, 6, 1.0)))
+    assert lab.forget(values((1, 5, 1.0), (1, 5, 2.0))).rows_deleted == 2
+    assert lab.read()["id"].tolist() == [2]
+
+
+# Names of groups and of what they have
+
+
+def test_a_new_group_without_a_version_gets_the_next(store, lab):
+    """C1: as a view does; one that exists is refused."""
+    assert store.create_feature_group("lab", primary_key=["id"]).version == 2
+    assert store.create_feature_group("other", primary_key=["id"]).version == 1
+    with pytest.raises(Conflict, match="Feature group 'lab' version 1 exists"):
+        store.create_feature_group("lab", 1, primary_key=["id"])
+    with pytest.raises(TypeError, match=r"\.create_feature_group\(\) missing .* 'primary_key'"):
+        store.create_feature_group("lab")
+
+
+def test_a_group_has_the_names_that_hsfs_gives(store, lab):
+    """G6, G15, G18: each says what the definition says."""
+    suite = {"name": "rules", "expectations": [{"type": "expect_column_to_exist", "kwargs": {"column": "id"}}]}
+    group = lab_in(store, ttl=2 * DAY, expectation_suite=suite)
+    assert (lab.ttl, lab.expectation_suite) == (None, None)
+    assert (group.ttl, group.expectation_suite["name"]) == (2 * DAY, "rules")
+    assert [f.name for f in group.schema] == ["id", "t", "value"]
+    assert (group.get_feature("value").name, group.get_feature("value").dtype) == ("value", "double")
+    with pytest.raises(SchemaMismatch, match="no column 'price'"):
+        group.get_feature("price")
+
+
+def test_a_column_named_as_something_a_group_has_is_reached_in_brackets(store):
+    """C2: a name is no reason to lose a column."""
+    group = store.create_feature_group("odd", primary_key=["id"])
+    group.insert(pd.DataFrame({"id": [1, 2], "ttl": [10, 20], "schema": ["a", "b"]}))
+    assert group.ttl is None
+    assert group.filter(group["ttl"] > 10).read()["schema"].tolist() == ["b"]
+
+
+def test_a_group_joins_with_all_its_columns(store, lab):
+    """J1: as select_all of it does."""
+    names = store.create_feature_group("names", primary_key=["id"])
+    names.insert(pd.DataFrame({"id": [1, 2], "name": ["ann", "bob"]}))
+    joined = lab.join(names.select(["name"]), on=["id"], join_type="inner")
+    assert joined == lab.select_all().join(names.select(["name"]), on=["id"], join_type="inner")
+    assert joined.read()["name"].tolist() == ["ann", "bob", "ann"]
