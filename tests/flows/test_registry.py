@@ -436,5 +436,5 @@ def test_model_scaled_by_a_feature_gives_multiples_of_it_in_batch_and_for_one_ve
     row = trained.features.iloc[30]
     assert loaded.score_vector(row.tolist(), list(row.index)) == pytest.approx(scores[30], rel=1e-6)
     assert np.isnan(loaded.score(trained.features.assign(hour=np.nan))).all()
-    with pytest.raises(SchemaMismatch, match="scaled by 'weight', no feature of the model"):
+    with pytest.raises(SchemaMismatch, match="scaled by 'weight'; its features are"):
         log(trained, scaled_by="weight")

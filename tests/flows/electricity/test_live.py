@@ -249,7 +249,7 @@ def test_long_window_is_asked_in_pieces(services: Services) -> None:
     assert len(rows) == 120 * 24 * 11
 
 
-def broken(services: Services, **changes: object) -> Reply:
+def broken(**changes: object) -> Reply:
     query = {
         "start_date": "2026-07-09",
         "end_date": "2026-07-09",
