@@ -15,7 +15,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from featurestore.errors import Conflict, FeatureStoreError, NotFound
+from featurestore.errors import Conflict, FeatureStoreError, NotFound, listed
 from featurestore.pins import Registered
 
 SCHEMA_VERSION = 1
@@ -195,14 +195,12 @@ class Catalog:
         if not versions:
             known = sorted({n for _, n, _, _ in there})
             raise NotFound(
-                f"There is no {kind} {name!r} (known: {', '.join(known) or 'none yet'}). "
-                f"Create it with fs.get_or_create_{plain}(...)."
+                f"There is no {kind} {name!r} (known: {listed(known)}). Create it with fs.get_or_create_{plain}(...)."
             )
         wanted = max(versions) if version is None else version
         if wanted not in versions:
             raise NotFound(
-                f"{kind.capitalize()} {name!r} has no version {wanted} "
-                f"(versions: {', '.join(map(str, sorted(versions)))}). "
+                f"{kind.capitalize()} {name!r} has no version {wanted} (versions: {listed(sorted(versions))}). "
                 f"Create it with fs.get_or_create_{plain}(...)."
             )
         return versions[wanted][0], wanted, versions[wanted][1]

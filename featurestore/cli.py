@@ -175,7 +175,7 @@ def _show_history(commits: list[records.Record], *, last: int) -> None:
         return terminal.line("  none yet: the first insert makes one.")
     lines = [
         c | {"rows": _changed(c), "window": f"[{terminal.short(c['window'])})" if c["window"] else None}
-        for c in commits[::-1][:last]
+        for c in commits[:last]
     ]  # fmt: skip
     terminal.table(lines, ["version", "time", "operation", "rows", "who"], flexible="window")
 
@@ -210,7 +210,7 @@ def history(ctx: typer.Context, name: Group, version: Version = None, json: Json
     Example: featurestore history transactions
     """
     group = store_of(ctx).get_feature_group(name, version)
-    commits = [records.of_commit(c) for c in group.history()]
+    commits = records.of_history(group)
     if json:
         return terminal.as_json(commits)
     _show_history(commits, last=len(commits))

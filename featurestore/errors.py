@@ -15,8 +15,23 @@ Errors of other libraries are translated, with `from`, in the one module that im
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import islice
 from typing import Any
+
+_MOST_NAMES = 20
+
+
+def listed(names: Collection[object], otherwise: str = "none yet") -> str:
+    """What there is, as a message lists it: not more than a screen holds.
+
+    >>> listed(["cards", "labs"]), listed([])
+    ('cards, labs', 'none yet')
+    >>> listed(range(23))[-21:]
+    '17, 18, 19 and 3 more'
+    """
+    shown = ", ".join(map(str, islice(names, _MOST_NAMES))) or otherwise
+    return f"{shown} and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else shown
 
 
 class FeatureStoreError(Exception):

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from featurestore import delta_history, delta_table
 from featurestore.engines import as_of, read_only
 from featurestore.engines import duckdb as engine
-from featurestore.errors import FeatureStoreError, InvalidTime, NotFound, NotReproducible
+from featurestore.errors import FeatureStoreError, InvalidTime, NotFound, NotReproducible, listed
 from featurestore.point_in_time import Plan
 from featurestore.query import GroupRef
 from featurestore.times import TimeLike, Window, parse_time
@@ -101,9 +101,7 @@ def plain_sql(store: FeatureStore, query: str) -> pa.Table:
         if found:
             tables[name] = (found[0].definition.schema, found[0].snapshot().between())
         elif not is_own:
-            raise NotFound(
-                f"The SQL reads {name!r}, which is no feature group. There are: {', '.join(groups) or 'none'}."
-            )
+            raise NotFound(f"The SQL reads {name!r}, which is no feature group. There are: {listed(groups)}.")
     settings = store.settings
     return read_only.run(
         query, tables, memory_limit=settings.memory_limit, threads=settings.threads,

@@ -35,6 +35,11 @@ def of_commit(commit: Commit) -> Record:
     }  # fmt: skip
 
 
+def of_history(group: FeatureGroup) -> list[Record]:
+    """The commits of a group, newest first."""
+    return [of_commit(c) for c in reversed(group.history())]
+
+
 def of_group(group: FeatureGroup) -> Record:
     """A group in one line: what a list shows. Reads no rows and no older commits."""
     last = group.last_commit
@@ -47,7 +52,7 @@ def of_group(group: FeatureGroup) -> Record:
 
 
 def of_group_in_full(group: FeatureGroup, now: datetime) -> Record:
-    """A group with columns, statistics, freshness (age of newest row and watermark at `now`) and history."""
+    """A group with columns, statistics, freshness (ages of newest row and watermark at `now`), history newest first."""
     definition = group.definition
     statistics = group.statistics if definition.features else {}
     newest = statistics[group.event_time]["max"] if group.event_time and statistics else None
@@ -65,7 +70,7 @@ def of_group_in_full(group: FeatureGroup, now: datetime) -> Record:
         "window_gaps": [[gap.start, gap.end] for gap in group.window_gaps()] if columns else [],
         "ttl": definition.ttl, "partition_key": list(definition.partition_key),
         "foreign_key": list(definition.foreign_key), "tags": group.tags, "location": group.location,
-        "columns": columns, "history": [of_commit(c) for c in group.history()],
+        "columns": columns, "history": of_history(group),
     }  # fmt: skip
 
 

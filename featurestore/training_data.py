@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from featurestore import late_cells, splits, training_files
-from featurestore.errors import Conflict, FeatureStoreError, InvalidData, NotFound, NotReproducible, SchemaMismatch
+from featurestore.errors import (
+    Conflict,
+    FeatureStoreError,
+    InvalidData,
+    NotFound,
+    NotReproducible,
+    SchemaMismatch,
+    listed,
+)
 from featurestore.keyed_rows import KEY, chosen, transform_rows, values, with_keys
 from featurestore.point_in_time import Output, Plan
 from featurestore.query import GroupRef, filter_from_json
@@ -73,8 +81,8 @@ class TrainingData:
         if manifest is None:
             there = self._store.catalog.training_dataset_versions(self._view.id)
             raise NotFound(
-                f"{self._view.name} version {self._view.version} has no training dataset {version} (versions: "
-                f"{', '.join(map(str, there)) or 'none yet'}). Make one with create_train_test_split(...)."
+                f"{self._view.name} version {self._view.version} has no training dataset {version} "
+                f"(versions: {listed(there)}). Make one with create_train_test_split(...)."
             )
         return self._dataset(version, manifest)
 

@@ -34,6 +34,10 @@ class TrainingDataset:
     manifest: Mapping[str, Any]
     count_late: Callable[[], dict[str, int] | None] | None = field(default=None, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        name = f"{self.view!r}, view_version={self.view_version}, version={self.version}"
+        return f"TrainingDataset({name}, rows={self.rows}, content_hash='{self.content_hash[:12]}...')"
+
     def __str__(self) -> str:
         return f"Training dataset {self.version} of {self.view} version {self.view_version}"
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.built_in_arithmetic import value_from_json
-from featurestore.errors import InvalidData, NotFound, SchemaMismatch
+from featurestore.errors import InvalidData, NotFound, SchemaMismatch, listed
 from featurestore.kernels import Kernel, State
 from featurestore.schema import parse_dtype, spell_dtype
 from featurestore.transformations import TransformationFunction
@@ -205,7 +205,7 @@ class FittedTransformations:
         step = next((step for step in self.plan.steps if step.output == name), None)
         if step is None or step.functions[-1].name != "label_encoder" or name not in self.state:
             encoded = [s.output for s in self.plan.steps if s.functions[-1].name == "label_encoder"]
-            raise NotFound(f"{name!r} is not encoded by label_encoder (encoded are: {', '.join(encoded) or 'none'}).")
+            raise NotFound(f"{name!r} is not encoded by label_encoder (encoded are: {listed(encoded, 'none')}).")
         dtype = self._input_types[name][-1][0]
         categories = [value_from_json(category, dtype) for category in self.state[name][-1]["categories"]]
         decoded: list[Any] = []

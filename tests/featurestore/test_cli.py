@@ -216,7 +216,7 @@ def test_show_of_a_group_has_schema_statistics_freshness_and_history(run: Run) -
     assert amount["statistics"]["max"] == 79.0
     assert group["newest_row"] == "2021-01-14T00:00:00+00:00"
     assert group["newest_row_age"] - group["watermark_age"] == 86_400
-    assert [c["version"] for c in group["history"]] == [0, 1, 2]
+    assert [c["version"] for c in group["history"]] == [2, 1, 0]
     text = run("show", "transactions").out
     for part in (
         "2021-01-14, ",
@@ -267,6 +267,13 @@ def test_a_group_without_columns_is_looked_at_without_a_traceback(run_on_empty: 
     csv = write(tmp_path / "first.csv", "id,amount\n1,2.5\n")
     assert run_on_empty("insert", "bare", "--file", csv, "--json").json["inserted"] == 1
     assert [c["type"] for c in run_on_empty("show", "bare", "--json").json["columns"]] == ["bigint", "double"]
+
+
+def test_history_has_one_order_as_table_and_as_json(run: Run) -> None:
+    """G13: newest first, as the help says."""
+    assert [commit["version"] for commit in run("history", "transactions", "--json").json] == [2, 1, 0]
+    table = run("history", "transactions").out.splitlines()
+    assert [line.split()[0] for line in table if line.split()[:1] in (["0"], ["1"], ["2"])] == ["2", "1", "0"]
 
 
 def test_preview_reads_the_past_by_version_and_by_time(run: Run) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 import featurestore
-from featurestore import FeatureGroup, FeatureStore
+from featurestore import Feature, FeatureGroup, FeatureStore
 from featurestore.errors import Conflict, InvalidData, InvalidTime, NotFound, SchemaMismatch
 from featurestore.schema import as_arrow
 
@@ -173,3 +173,23 @@ def test_a_group_joins_with_all_its_columns(store, lab):
     joined = lab.join(names.select(["name"]), on=["id"], join_type="inner")
     assert joined == lab.select_all().join(names.select(["name"]), on=["id"], join_type="inner")
     assert joined.read()["name"].tolist() == ["ann", "bob", "ann"]
+
+
+def test_a_message_lists_at_most_twenty_names(store):
+    """C1: and says how many more there are."""
+    for number in range(22):
+        store.create_feature_group(f"group_{number:02}", primary_key=["id"], features=[Feature("id", "bigint")])
+    with pytest.raises(NotFound, match=r"known: group_00, .*, group_19 and 2 more\)"):
+        store.get_feature_group("lab")
+    with pytest.raises(NotFound, match=r"There are: group_00.* and \d+ more\.") as unknown:
+        store.sql("SELECT * FROM lab")
+    assert len(str(unknown.value)) < 400
+
+
+def test_a_training_dataset_shows_itself_in_a_line(store, lab):
+    """V2: which it is, how many rows, and the hash to tell it from others; the manifest is asked for by name."""
+    view = store.get_or_create_feature_view("labs", 1, query=lab.select(["id", "value"]), labels=["value"])
+    view.training_data()
+    dataset = view.training_dataset(1)
+    told = f"content_hash='{dataset.content_hash[:12]}...')"
+    assert repr(dataset) == f"TrainingDataset('labs', view_version=1, version=1, rows={{'all': 3}}, {told}"
