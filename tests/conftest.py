@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from deployments.processes import Processes
     from deployments.stack import Prefect
 
+# A slow machine breaks no law.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 # A library that asks for it must not report that our tests ran; and each flow run must find bytecode.
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

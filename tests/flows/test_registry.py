@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -144,21 +143,17 @@ def test_database_of_another_mlflow_says_how_to_upgrade(home):
         registry.bootstrap(Settings(home=home, mlflow_uri=older_uri))
 
 
-def test_server_that_does_not_answer_is_named_within_seconds():
+def test_server_that_does_not_answer_is_named():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"
-    start = time.perf_counter()
     with pytest.raises(registry.RegistryUnavailable, match=f"{uri} does not answer.*mlflow server"):
         registry.bootstrap(Settings(mlflow_uri=uri))
-    assert time.perf_counter() - start < 6
 
 
-def test_bootstrap_again_is_quick_and_changes_nothing(home, trained):
+def test_bootstrap_again_changes_nothing(home, trained):
     made = log(trained)
-    start = time.perf_counter()
     registry.bootstrap(Settings(home=home, mlflow_uri=None))
-    assert time.perf_counter() - start < 0.3
     assert registry.versions("fraud") == [made]
 
 
@@ -406,24 +401,6 @@ def test_rollback_goes_back_step_by_step_and_deletes_nothing(home, trained):
 def test_rollback_without_champion_says_so(home):
     with pytest.raises(NotFound, match="no champion"):
         registry.rollback("fraud", why="hm")
-
-
-def test_each_call_is_quick(home, trained):
-    made = log(trained)  # the first one of a process imports the XGBoost flavour
-    times = {}
-    for name, call in {
-        "log": lambda: log(trained),
-        "promote": lambda: registry.promote(made, why="w"),
-        "champion": lambda: registry.champion("fraud"),
-        "load": lambda: registry.load(made),
-        "existing": lambda: registry.existing_for("fraud", LINEAGE.training_dataset_hash),
-        "versions": lambda: registry.versions("fraud"),
-    }.items():
-        start = time.perf_counter()
-        call()
-        times[name] = time.perf_counter() - start
-    print({name: f"{seconds * 1000:.0f} ms" for name, seconds in times.items()})
-    assert max(times.values()) < 1.0, times  # measured alone: none above 0.15 s
 
 
 def test_model_scaled_by_a_feature_gives_multiples_of_it_in_batch_and_for_one_vector(
