@@ -42,6 +42,7 @@ class CustomFunction:
     mode: Mode
     reference: str
     source_hash: str
+    nulls: bool = False
 
     @property
     def suffixes(self) -> tuple[str, ...] | None:
@@ -94,6 +95,8 @@ class CustomFunction:
 
         def scalar(*values: Any) -> Any:
             values = tuple(None if value != value else value for value in values)
+            if not self.nulls and None in values:
+                return None if len(exact) == 1 else (None,) * len(exact)
             try:
                 result = function(*values)
             except Exception as error:  # a user's function may raise anything; say which one and on what
@@ -198,6 +201,7 @@ def custom_function(
     return_type: str | type | pa.DataType | Sequence[str | type | pa.DataType],
     drop: str | Sequence[str],
     mode: Mode | Literal["python"] | None,
+    nulls: bool,
 ) -> CustomFunction:
     """The function with what its signature says; the arguments are those of `featurestore.udf`.
 
@@ -226,7 +230,7 @@ def custom_function(
     types = tuple(parse_dtype(_PYTHON_TYPES.get(t, t) if isinstance(t, type) else t, name) for t in listed)
     custom = CustomFunction(
         function, inputs, defaults, dropped, types, "pandas" if mode == "pandas" else "scalar",
-        _reference(function), _source_hash(function),
+        _reference(function), _source_hash(function), nulls,
     )  # fmt: skip
     if problem := custom.problem(defaults):
         raise SchemaMismatch(f"Function {name!r}: {problem}")

@@ -310,6 +310,7 @@ def udf(
     *,
     drop: str | Sequence[str] = (),
     mode: Mode | Literal["python"] | None = None,
+    nulls: bool = False,
 ) -> Callable[[Callable[..., Any]], TransformationFunction]:
     """Make a transformation of a function; parameters without a default are columns, the others are parameters.
 
@@ -317,10 +318,13 @@ def udf(
         return_type: dtype of the result ("double", "string", ..., or float, int, str, bool); a list for several
             results, which become the columns `<column>_0`, `<column>_1`, ...
         drop: parameters whose columns the model does not get.
-        mode: "scalar" ("python" is the same): called for each row with plain values, None for null, by batch and
-            online alike. "pandas": called with Series, online with one row; integers arrive as Int64, text as str.
+        mode: "scalar" ("python" is the same): called for each row with plain values, by batch and online alike.
+            "pandas": called with Series, online with one row; integers arrive as Int64, text as str.
             It must not look at other rows, which is checked when it is fitted. Without a mode the annotations
             decide: "pandas" if a parameter is a Series.
+        nulls: of a scalar function. Nulls stay null: a row in which a column it reads is null gives null, or as many
+            nulls as it has results, and the function is not called. With nulls=True it is called with None.
+            A pandas function is always called, with nulls as pandas has them.
     Returns:
         A function to declare on a view, by name of its parameters or bound to other columns: `ratio("amount", "mean")`.
         It is stored by module, name and a hash of its source, never pickled: whoever loads the view must be able to
@@ -328,13 +332,13 @@ def udf(
 
     >>> @udf("double", drop=["mean"])
     ... def ratio(amount, mean, smoothing=1.0):
-    ...     return None if amount is None or mean is None else amount / (mean + smoothing)
+    ...     return amount / (mean + smoothing)
     >>> ratio("price", "price_mean", smoothing=0.5)
     ratio("price", "price_mean", smoothing=0.5)
     """
 
     def decorate(function: Callable[..., Any]) -> TransformationFunction:
-        method = custom_function(function, return_type, drop, mode)
+        method = custom_function(function, return_type, drop, mode, nulls)
         description = (inspect.getdoc(function) or "").partition("\n")[0]
         made = TransformationFunction(function.__name__, description, method, parameters=method.defaults)
         _DEFINED[method.reference, method.source_hash] = made

@@ -39,12 +39,12 @@ PEOPLE = [
 
 @udf("double", drop=["asked_at"])
 def age_days(born, asked_at):
-    return None if born is None or asked_at is None else (asked_at - born) / timedelta(days=1)
+    return (asked_at - born) / timedelta(days=1)
 
 
 @udf("double", drop=["amount"])
 def share_of_limit(amount, limit, floor=1.0):
-    return None if amount is None or limit is None else amount / max(limit, floor)
+    return amount / max(limit, floor)
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_a_function_whose_source_changed_is_refused(
 ) -> None:
     """V2: it is stored by module, name and hash of its source, as every custom function."""
     module = tmp_path / "doubling.py"
-    source = "from featurestore import udf\n\n\n@udf('double')\ndef doubled(limit):\n    return limit and limit * {}\n"
+    source = "from featurestore import udf\n\n\n@udf('double')\ndef doubled(limit):\n    return limit * {}\n"
     module.write_text(source.format(2))
     monkeypatch.syspath_prepend(str(tmp_path))
     doubled = importlib.import_module("doubling").doubled

@@ -441,17 +441,17 @@ COLUMNS = [
 @udf("double", drop=["mean"])
 def ratio(amount, mean, smoothing=0.0):
     """Amount over mean."""
-    return None if amount is None or mean is None else amount / (mean + smoothing)
+    return amount / (mean + smoothing)
 
 
 @udf("double")
 def plus_one(x):
-    return None if x is None else x + 1
+    return x + 1
 
 
 @udf(["bigint", "string"])
 def parts(amount):
-    return (None, None) if amount is None else (int(amount), f"{amount:.1f}")
+    return int(amount), f"{amount:.1f}"
 
 
 def table_of(**columns):
@@ -757,7 +757,7 @@ def test_a_numbered_result_can_be_read_by_another_function():
 def test_a_later_function_of_a_chain_drops_no_column():
     @udf("double", drop="value")
     def half(value):
-        return None if value is None else value / 2
+        return value / 2
 
     fitted = parse({"half_log": [log_transform("amount"), half]}, COLUMNS[:1]).fit(table_of(amount=[1.0]))
     assert fitted.compile(["amount"])([1.0]) == [1.0, 0.0]
@@ -846,6 +846,22 @@ def test_python_types_say_the_dtype_too():
     assert [udf(t)(lambda x: x).method.returns[0] for t in (float, int, str, bool)] == [
         pa.float64(), pa.int64(), pa.string(), pa.bool_(),
     ]  # fmt: skip
+
+
+def test_nulls_stay_null_unless_a_function_asks_to_see_them():
+    """V7, V10: in batch and for one row alike, also if only one of its columns is null, and for several results."""
+    table = table_of(amount=[6.0, None, 6.0, math.nan], mean=[3.0, 3.0, None, 3.0])
+    fitted = parse({"ratio": ratio("amount", "mean"), "parts": parts("amount")}, COLUMNS[:2]).fit(table)
+    assert fitted.transform(table).column("ratio").to_pylist() == [2.0, None, None, None]
+    assert_one_row_equals_its_batch_row(fitted, table)
+
+    @udf("double", nulls=True)
+    def filled(x):
+        return -1.0 if x is None else x * 2
+
+    seeing = fit_one(filled, [1.0, None])
+    assert seeing.transform(pa.table({"x": [1.0, None, math.nan]})).column("x").to_pylist() == [2.0, -1.0, -1.0]
+    assert [seeing.compile(["x"])([value])[0] for value in (1.0, None, math.nan)] == [2.0, -1.0, -1.0]
 
 
 @pytest.mark.parametrize(
