@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from featurestore import leakage, skew
 from featurestore.engines.sql import COMMITTED_AT
-from featurestore.errors import NotFound, SchemaMismatch
+from featurestore.errors import FeatureStoreError, NotFound, SchemaMismatch
 from featurestore.explanation import Explainer, as_frame
 from featurestore.findings import Finding
 from featurestore.inputs import Vectors, conformed
@@ -436,8 +436,8 @@ class FeatureView:
                 "arrow".
             allow_missing: nulls for a key that has no row, instead of `NotFound`.
         Raises:
-            SchemaMismatch: a serving key or an on-demand feature is missing, a name is unknown, or a value is of
-                another type; before anything is read.
+            SchemaMismatch: a serving key or an on-demand feature is missing, a key is null (unless `allow_missing`), a
+                name is unknown, or a value is of another type; before anything is read.
             InvalidData: a key of another type; before anything is read.
             NotFound: the key has no row online that still counts.
         """
@@ -451,13 +451,14 @@ class FeatureView:
         return rows[0] if return_type in ("dict", "numpy") else rows
 
     def get_feature_vectors(
-        self, entries: Sequence[Mapping[str, Any]], passed_features: Sequence[Mapping[str, Any]] | None = None, *,
+        self, entries: Sequence[Mapping[str, Any]] | Any, passed_features: Sequence[Mapping[str, Any]] | None = None, *,
         request_parameters: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None, transform: bool = True,
         return_type: ReturnType = "list", allow_missing: bool = False,
     ) -> Any:  # fmt: skip
         """Vectors of many keys, as many as entries and in their order, all as of one moment.
 
         Args:
+            entries: a list of mappings, or a pandas, Polars or Arrow frame with a row for each.
             passed_features: one mapping per entry.
             request_parameters: one mapping per entry, or one for all.
             The others are those of `get_feature_vector`; numpy arrays have two dimensions, frames a row per entry.
@@ -663,7 +664,19 @@ class FeatureView:
             raise NotFound(f"{self.name} is not ready to serve. Call init_serving() first.")
         return self._serving
 
-    def delete(self) -> None:
-        """Remove the view and its training datasets, with their files and pins."""
+    def delete(self, *, force: bool = False) -> None:
+        """Remove the view.
+
+        Args:
+            force: also when it has training datasets. They go with it, with their files and pins.
+        Raises:
+            FeatureStoreError: it has training datasets; the message lists them.
+        """
+        if not force and (datasets := self.training_datasets()):
+            raise FeatureStoreError(
+                f"{self.name} version {self.version} was not deleted: it has the training datasets "
+                f"{[d.version for d in datasets]}. Delete them first with delete_all_training_datasets(), or delete "
+                "the view with force=True, and they go with it."
+            )
         self._store.catalog.remove(self.id)
         self._training.delete_files()

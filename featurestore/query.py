@@ -53,10 +53,10 @@ class Filter:
     """A condition on rows; combine with `&`, `|` and `~`."""
 
     def __and__(self, other: Filter) -> Filter:
-        return Combined("and", (self, other))
+        return Combined("and", (self, other)) if isinstance(other, Filter) else NotImplemented
 
     def __or__(self, other: Filter) -> Filter:
-        return Combined("or", (self, other))
+        return Combined("or", (self, other)) if isinstance(other, Filter) else NotImplemented
 
     def __invert__(self) -> Filter:
         return Combined("not", (self,))
@@ -155,6 +155,24 @@ class Column:
 
     def __hash__(self) -> int:
         return hash((self.group, self.name))
+
+    def __and__(self, other: object) -> Filter:
+        raise self._not_compared("&")
+
+    def __or__(self, other: object) -> Filter:
+        raise self._not_compared("|")
+
+    def __rand__(self, other: object) -> Filter:
+        raise self._not_compared("&")
+
+    def __ror__(self, other: object) -> Filter:
+        raise self._not_compared("|")
+
+    def _not_compared(self, operator: str) -> SchemaMismatch:
+        return SchemaMismatch(
+            f"{operator} combines conditions, and {self.name!r} beside it is a column: in Python {operator} binds "
+            f"closer than ==. Put each comparison in parentheses: (fg.a == 1) {operator} (fg.b > 0)."
+        )
 
     def isin(self, values: Iterable[Any]) -> Comparison:
         """Equal to one of the values."""

@@ -20,7 +20,7 @@ from featurestore.errors import InvalidData, NotFound, SchemaMismatch
 from featurestore.on_demand import RequestFunctions
 from featurestore.point_in_time import Plan
 from featurestore.scalars import acceptor
-from featurestore.schema import to_frame
+from featurestore.schema import as_arrow, frame_type, to_frame
 from featurestore.transformation_plan import FittedTransformations
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Serving:
         transform: bool, allow_missing: bool,
     ) -> Vector:  # fmt: skip
         """One vector; raises as `FeatureView.get_feature_vector`."""
-        parameters = self._encoded(entry)
+        parameters = self._encoded(entry, allow_missing=allow_missing)
         given, asked = self._given(passed or _NOTHING, request or _NOTHING, allow_missing)
         row = self._reader.row(parameters) if self._reader is not None else (0,)
         vector = self._vector(row, entry, given, asked, allow_missing, self._now() if self._expires else 0)
@@ -124,7 +124,8 @@ class Serving:
         request: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None, *, transform: bool, allow_missing: bool,
     ) -> list[Vector]:  # fmt: skip
         """As many vectors as entries, in their order, all at one moment."""
-        parameters = [value for entry in entries for value in self._encoded(entry)]
+        entries = self._entries(entries)
+        parameters = [value for entry in entries for value in self._encoded(entry, allow_missing=allow_missing)]
         given = self._given_each(len(entries), passed, request, allow_missing)
         rows = self._reader.rows(parameters) if self._reader is not None else [(0,)] * len(entries)
         now = self._now() if self._expires else 0
@@ -151,12 +152,31 @@ class Serving:
             for p, r in zip(passed or nothing, requests or nothing, strict=True)
         ]
 
-    def _encoded(self, entry: Mapping[str, Any]) -> list[Any]:
-        """The parameters of the statement for an entry, every name and type checked."""
+    def _entries(self, entries: Any) -> Sequence[Mapping[str, Any]]:
+        """Entries as mappings, also those that a frame holds as rows."""
+        if frame_type(entries) is not None:
+            listed: list[dict[str, Any]] = as_arrow(entries).to_pylist()
+            return listed
+        if not isinstance(entries, Sequence) or isinstance(entries, str | bytes):
+            raise SchemaMismatch(
+                f"{self.view} is looked up by a list of mappings of {list(self.keys)}, or a frame of these columns; "
+                f"got {entries!r} ({type(entries).__name__})."
+            )
+        return entries
+
+    def _encoded(self, entry: Mapping[str, Any], *, allow_missing: bool) -> list[Any]:
+        """The parameters of the statement for an entry, every name and type checked; a null key matches no row."""
         try:
             if entry.keys() != self._key_names:
                 raise self._wrong_names(entry)
-            return [encode(entry[name]) for name, encode, _ in self._parameters]
+            encoded = [encode(entry[name]) for name, encode, _ in self._parameters]
+            if not allow_missing and None in encoded:
+                raise SchemaMismatch(
+                    f"{self.view} is looked up by {list(self.keys)}; {[k for k in self.keys if entry[k] is None]} of "
+                    f"the entry {dict(entry)} is missing (null), and a null key matches no row. "
+                    "Give it a value, or use allow_missing=True for nulls."
+                )
+            return encoded
         except AttributeError:
             raise SchemaMismatch(
                 f"{self.view} is looked up by a mapping of {list(self.keys)}, got {entry!r} ({type(entry).__name__})."
@@ -234,7 +254,8 @@ class Serving:
 
     def absent(self, entries: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Lookup, Mapping[str, Any], int | None]]:
         """The tables that give an entry nothing, with the time of the row that is too old; None where there is none."""
-        rows = self._reader.rows([value for entry in entries for value in self._encoded(entry)]) if self._reader else []
+        parameters = [value for entry in entries for value in self._encoded(entry, allow_missing=True)]
+        rows = self._reader.rows(parameters) if self._reader else []
         now = self._now()
         for entry, row in zip(entries, rows, strict=False):
             for lookup in self.lookups:

@@ -425,8 +425,8 @@ class TrainingData:
         made = tuple(dataset.manifest["splits"])
         if made != splits:
             raise InvalidData(
-                f"Training dataset {dataset.version} of {self._view.name} has the splits {list(made)}, asked for "
-                f"{list(splits)}. Use {_GETTERS[made]}({dataset.version})."
+                f"Training dataset {dataset.version} of {self._view.name} {_split(made)}, and {_GETTERS[splits]} "
+                f"gets one that {_split(splits)}. Use {_GETTERS[made]}({dataset.version})."
             )
         parts = self.parts(dataset) if parts is None else parts
         manifest = dataset.manifest
@@ -479,6 +479,10 @@ def _micros(length: timedelta | None) -> int | None:
 
 def _length(micros: int | None) -> timedelta | None:
     return None if micros is None else timedelta(microseconds=micros)
+
+
+def _split(names: Sequence[str]) -> str:
+    return "was not split" if tuple(names) == ALL else f"was split into {', '.join(names)}"
 
 
 def _entity_outputs(plan: Plan, entity: Sequence[str]) -> tuple[Output, ...]:

@@ -85,6 +85,6 @@ def test_a_group_in_use_is_deleted_only_by_force(fs: FeatureStore, views: list[F
     gone = [g.facts["Delta_version"] for g in views[0].lineage().related if g.name == "b"]
     assert gone == ["gone"]
     for view in views:
-        view.delete()
+        view.delete(force=True)
     fs.get_feature_group("a", 1).delete()
     assert fs.get_feature_groups() == []

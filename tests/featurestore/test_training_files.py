@@ -301,7 +301,10 @@ def test_deleting_removes_files_and_never_gives_the_version_again(fs: FeatureSto
     assert view.create_training_data()[0] == 4
     with pytest.raises(NotFound, match="no training dataset 2"):
         view.recreate_training_dataset(second)
-    view.delete()
+    with pytest.raises(FeatureStoreError, match=r"has the training datasets \[4\].*force=True"):
+        view.delete()
+    assert view.get_training_data(4)
+    view.delete(force=True)
     assert not folder.exists()
 
 
