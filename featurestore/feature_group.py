@@ -338,9 +338,9 @@ class FeatureGroup:
         databases' free pages. Copies outside the store (backups, models, PostgreSQL's own log) it does not reach.
 
         Args:
-            keys: a frame with the primary key columns. All rows of these keys go, whatever the frame's other columns
-                of the group hold, the event time too. Unknown keys are no error: copies of them may be left of rows
-                that were removed before.
+            keys: a frame of the primary key columns. Other columns are refused, for all rows of these keys go,
+                whatever a time beside them may seem to say. Unknown keys are no error: copies of them may be left of
+                rows that were removed before.
         Returns:
             What was erased, and which training datasets had held the rows.
         Raises:
@@ -348,7 +348,9 @@ class FeatureGroup:
                 does after a crash.
         """
         definition = self._declared()
-        rows = self._only(definition.primary_key, keys, "forget")
+        what, wanted = f"forget of {self.ref}", [f for f in definition.features if f.name in definition.primary_key]
+        check_index(keys, definition.primary_key, what)
+        rows = conform(keys, wanted, required=definition.primary_key, what=what)
         return Erasure(
             self._store, self, data_files.in_order(rows, definition.primary_key[0], definition.primary_key)
         ).run()

@@ -122,14 +122,16 @@ def test_a_key_in_the_index_is_told_to_become_a_column(store, lab):
     assert bare.insert(frame.set_index("id", drop=False)).rows_unchanged == 1
 
 
-def test_rows_are_removed_and_forgotten_by_frames_that_hold_more_than_keys(lab):
-    """G14: other columns of the group are ignored, those that it does not have are refused."""
+def test_rows_are_removed_by_frames_that_hold_more_than_keys(lab):
+    """G14: other columns of the group are ignored, unknown ones refused; forgetting takes keys only."""
     assert lab.commit_delete_record(values((1, 1, -1.0))).rows_deleted == 1
     with pytest.raises(SchemaMismatch, match="also has"):
         lab.remove_rows(values((1, 0, 1.0)).assign(animal="cat"))
     assert lab.remove_rows(values((1, 0, 1.0), (1, 0, 1.0))).rows_deleted == 1
     lab.insert(values((1, 5, 1.0), (1, 6, 1.0)))
-    assert lab.forget(values((1, 5, 1.0), (1, 5, 2.0))).rows_deleted == 2
+    with pytest.raises(SchemaMismatch, match="also has"):
+        lab.forget(values((1, 5, 1.0)))
+    assert lab.forget(values((1, 5, 1.0), (1, 5, 2.0))[["id"]]).rows_deleted == 2
     assert lab.read()["id"].tolist() == [2]
 
 
