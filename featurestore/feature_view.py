@@ -23,13 +23,14 @@ from featurestore.point_in_time import plan as plan_of
 from featurestore.prediction_log import PredictionLog
 from featurestore.query import Filter, GroupRef, query_from_json
 from featurestore.schema import DataFrameType, Feature, as_arrow, frame_type, to_frame
-from featurestore.serving import ReturnType, Serving, request_functions
+from featurestore.serving import ReturnType, Serving, key_names, request_functions
 from featurestore.times import TimeLike
 from featurestore.training_data import ALL, THREE, TWO, TrainingData
 from featurestore.training_dataset import Job, TrainingDataset
 from featurestore.training_files import DataFormat, check_format
 from featurestore.training_options import FrameOptions, RowOptions, SplitOptions, Wanted, wanted_split
 from featurestore.transformation_plan import FittedTransformations, TransformationPlan
+from featurestore.transformations import TransformationFunction
 
 if TYPE_CHECKING:
     from featurestore.feature_group import FeatureGroup
@@ -122,6 +123,26 @@ class FeatureView:
         return [replace(o.feature, name=o.name) for o in self.plan().outputs]
 
     @property
+    def schema(self) -> list[Feature]:
+        """The features, as `features` has them."""
+        return self.features
+
+    @property
+    def primary_keys(self) -> list[str]:
+        """The entry names a vector is looked up by: `serving_keys`, told without anything being made ready."""
+        return key_names(self.plan(helpers="inference"))
+
+    @property
+    def transformation_functions(self) -> dict[str, list[TransformationFunction]]:
+        """The functions that make each output, in order; the first is bound to the columns it reads.
+
+        As it is, it can be given to another view. Raises as `transformations`.
+        """
+        return {
+            step.output: [step.functions[0](*step.inputs), *step.functions[1:]] for step in self.transformations.steps
+        }
+
+    @property
     def feature_names(self) -> list[str]:
         """Names of the model's inputs, in order: transformed as the training dataset in use does (else the newest)."""
         in_use = self._fitted_in_use()
@@ -135,6 +156,34 @@ class FeatureView:
         """The Delta version each group of the view has now."""
         self._definitions()
         return self._store.versions(self.query)
+
+    # Tags
+
+    def add_tag(self, name: str, value: Any = None) -> None:
+        """Tag the view; the value is anything JSON-ready and replaces an earlier one."""
+        self._tag(lambda tags: {**tags, name: value})
+
+    def get_tag(self, name: str) -> Any:
+        """The value of a tag; None when there is no such tag."""
+        return self.tags.get(name)
+
+    def get_tags(self) -> dict[str, Any]:
+        """All tags."""
+        return dict(self.tags)
+
+    def delete_tag(self, name: str) -> None:
+        """Take a tag away.
+
+        Raises:
+            NotFound: there is no such tag.
+        """
+        if name not in self.tags:
+            raise NotFound(f"{self.name} version {self.version} has no tag {name!r} (tags: {sorted(self.tags)}).")
+        self._tag(lambda tags: {n: v for n, v in tags.items() if n != name})
+
+    def _tag(self, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        changed = self._store.catalog.change(self.id, lambda data: {**data, "tags": edit(data.get("tags", {}))})
+        self.tags = changed["tags"]
 
     # Training data
 
@@ -279,6 +328,10 @@ class FeatureView:
     def training_datasets(self) -> list[TrainingDataset]:
         """All training datasets of this view, oldest first."""
         return self._training.all()
+
+    def get_training_datasets(self) -> list[TrainingDataset]:
+        """The same as `training_datasets`, as hsfs names it."""
+        return self.training_datasets()
 
     def training_dataset(self, version: int) -> TrainingDataset:
         """One training dataset: its pins, hash, split and rows.

@@ -316,13 +316,26 @@ def _lookup(store: FeatureStore, plan: Plan, place: int, names: list[str]) -> Lo
             f"{group.ref} is joined with a filter or as of a version, which its online rows do not have, so "
             "vectors would differ from the training data. Filter in the feature pipeline, into a group of its own."
         )
-    names_by_key = {right: left for left, right in source.keys} if place else {k: k for k in group.primary_key}
     ttl = source.definition.ttl  # the plan's, which may be stricter than the group's
     return Lookup(
-        group, group.online_table(), tuple(names_by_key[k] for k in group.primary_key),
+        group, group.online_table(), _entry_names(plan, place),
         tuple(o.column for o in outputs), tuple(names.index(o.name) for o in outputs),
         None if ttl is None else ttl // timedelta(microseconds=1),
     )  # fmt: skip
+
+
+def key_names(plan: Plan) -> list[str]:
+    """The entry names that vectors of a plan are looked up by, as the left-most group calls them."""
+    looked_up = sorted(
+        {o.source for o in plan.outputs if not o.feature.on_demand and plan.sources[o.source].parent < 1}
+    )
+    return list(dict.fromkeys(name for place in looked_up for name in _entry_names(plan, place)))
+
+
+def _entry_names(plan: Plan, place: int) -> tuple[str, ...]:
+    source = plan.sources[place]
+    names_by_key = {right: left for left, right in source.keys}
+    return tuple(names_by_key[k] if place else k for k in source.definition.primary_key)
 
 
 def _places(

@@ -14,7 +14,8 @@ import pytest
 
 import featurestore
 from featurestore import FeatureGroup, FeatureStore, FeatureView
-from featurestore.errors import InvalidData, SchemaMismatch
+from featurestore.errors import InvalidData, NotFound, SchemaMismatch
+from featurestore.transformations import impute_constant, log_transform, min_max_scaler
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -106,3 +107,41 @@ def test_a_filter_without_parentheses_says_where_they_go(lab, make):
     """J1: Python's & and | bind closer than its comparisons."""
     with pytest.raises(SchemaMismatch, match=r"Put each comparison in parentheses: \(fg.a == 1\) [&|] \(fg.b > 0\)"):
         make(lab)
+
+
+# Names that hsfs gives
+
+
+def test_a_view_is_tagged_as_a_group_is(store, view):
+    """V1: tags are kept with the view, and so is everything else in its definition."""
+    view.add_tag("reviewed", {"by": "ann"})
+    view.delete_tag("team")
+    again = store.get_feature_view("visits", 1)
+    assert (again.get_tags(), again.get_tag("reviewed"), again.get_tag("team")) == (
+        {"reviewed": {"by": "ann"}}, {"by": "ann"}, None,
+    )  # fmt: skip
+    assert (again.labels, again.query) == (view.labels, view.query)
+    with pytest.raises(NotFound, match=r"visits version 1 has no tag 'team' \(tags: \['reviewed'\]\)"):
+        again.delete_tag("team")
+
+
+def test_a_view_tells_its_keys_schema_and_training_datasets(store, view):
+    """V1, V11: the keys by the names an entry gives them, before anything is made ready to serve."""
+    fresh = store.get_feature_view("visits", 1)
+    assert fresh.primary_keys == ["patient"]
+    assert fresh.primary_keys == view.serving_keys
+    assert [f.name for f in fresh.schema] == ["value"]
+    assert [d.version for d in fresh.get_training_datasets()] == [1]
+
+
+def test_the_functions_of_a_view_can_be_given_to_the_next(store, view):
+    """V7: in order, with their parameters and the columns they read."""
+    functions = {"value": [impute_constant(value=0.0), min_max_scaler], "larger": log_transform("value")}
+    first = store.create_feature_view("a", query=view.query, labels=["y"], transformation_functions=functions)
+    told = store.get_feature_view("a", 1).transformation_functions
+    assert {output: [f.name for f in chain] for output, chain in told.items()} == {
+        "value": ["impute_constant", "min_max_scaler"], "larger": ["log_transform"],
+    }  # fmt: skip
+    second = store.create_feature_view("b", query=view.query, labels=["y"], transformation_functions=told)
+    assert second.transformations == first.transformations
+    assert view.transformation_functions == {}
