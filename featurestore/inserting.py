@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from featurestore import data_files, loose_tables, on_demand, validation
 from featurestore.engines import staging
 from featurestore.engines.staging import Staged
-from featurestore.errors import FeatureStoreError, InvalidData
+from featurestore.errors import FeatureStoreError, InvalidData, SchemaMismatch
 from featurestore.group_definition import GroupDefinition
 from featurestore.schema import TIMESTAMP, as_arrow, as_stream, check_index, conform, infer_features
 from featurestore.times import Window
@@ -82,7 +82,12 @@ def _conformed(rows: pa.Table, definition: GroupDefinition, what: str) -> tuple[
     """Rows as the contract has them, with on-demand features computed; the contract has columns then."""
     rows = on_demand.computed(rows, definition.transformation_functions, definition.features, what)
     declared = definition if definition.features else definition.with_features(infer_features(rows.schema))
-    conformed = conform(rows, declared.features, required=declared.identity, what=what)
+    try:
+        conformed = conform(rows, declared.features, required=declared.identity, what=what)
+    except (SchemaMismatch, InvalidData) as error:
+        raise type(error)(
+            f"{error} Nothing was written; other columns or types need a new version of the group."
+        ) from error
     for name in declared.partition_key:
         if pa.types.is_string(conformed[name].type) and pc.any(pc.equal(conformed[name], "")).as_py():
             raise InvalidData(

@@ -367,7 +367,7 @@ def conform(
             + " and ".join(
                 p for p in (f"lacks {missing}" if missing else "", f"also has {extra}" if extra else "") if p
             )
-            + ". Add what is missing, drop what is extra, or declare a new version of the group."
+            + ". Add what is missing and drop what is extra."
         )
     columns = [_cast(table.column(f.name), f.type, f"{what}: column {f.name!r}") for f in features]
     for feature, column in zip(features, columns, strict=True):
@@ -375,7 +375,7 @@ def conform(
             rows = _rows(pc.is_null(column))
             raise InvalidData(
                 f"{what}: column {feature.name!r} is null in {rows}, but it is part of the key or the event time. "
-                "Nothing was written. Drop or repair these rows."
+                "Drop or repair these rows."
             )
     return pa.Table.from_arrays(columns, schema=arrow_schema(features, required))
 
@@ -440,16 +440,13 @@ def _cast(column: pa.ChunkedArray, target: pa.DataType, what: str) -> pa.Chunked
         return _within_calendar(column, what)
     families = (_family(source), _family(target))
     if families[0] != families[1] and families not in _COMPATIBLE:
-        raise SchemaMismatch(
-            f"{what} is {spell_or_str(source)}, expected {spell_dtype(target)}. Nothing was written. "
-            "Convert the column, or declare a new version of the group."
-        )
+        raise SchemaMismatch(f"{what} is {spell_or_str(source)}, expected {spell_dtype(target)}. Convert the column.")
     if families == ("float", "int"):
         fraction = pc.and_(pc.is_finite(column), pc.not_equal(pc.floor(column), column))
         if pc.any(fraction, min_count=0).as_py():
             raise SchemaMismatch(
                 f"{what} is {spell_or_str(source)} with fractions ({_rows(pc.fill_null(fraction, False))}), expected "
-                f"{spell_dtype(target)}. Nothing was written. Round it yourself, or declare the feature as double."
+                f"{spell_dtype(target)}. Round it yourself."
             )
     if families == ("timestamp", "timestamp") and source.tz is None:
         column = pc.assume_timezone(column, "UTC") if len(column) else pc.cast(column, pa.timestamp(source.unit, "UTC"))
@@ -465,8 +462,8 @@ def _within_calendar(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
     outside = pc.or_(pc.less(column, pa.scalar(first, dtype)), pc.greater(column, pa.scalar(last, dtype)))
     if pc.any(outside, min_count=0).as_py():
         raise InvalidData(
-            f"{what} holds a time outside the years 1 to 9999 ({_rows(pc.fill_null(outside, False))}). Nothing was "
-            "written. Such values usually stand for 'never' or 'unknown': make them null."
+            f"{what} holds a time outside the years 1 to 9999 ({_rows(pc.fill_null(outside, False))}). Such values "
+            "usually stand for 'never' or 'unknown': make them null."
         )
     return column
 
@@ -512,8 +509,8 @@ def _cast_exactly(column: pa.ChunkedArray, target: pa.DataType, what: str) -> pa
     if pc.any(lost, min_count=0).as_py():
         first = _shown(column.filter(lost)[0])
         raise InvalidData(
-            f"{what} holds {first} ({_rows(lost)}), which {spell_dtype(target)} cannot hold exactly. Nothing was "
-            "written. Round or drop these values, or declare a wider type."
+            f"{what} holds {first} ({_rows(lost)}), which {spell_dtype(target)} cannot hold exactly. "
+            "Round or drop these values."
         )
     return cast
 
@@ -530,8 +527,8 @@ def _refused(column: pa.ChunkedArray, target: pa.DataType, what: str, *, safe: b
         else:
             start, size = start + half, size - half
     return InvalidData(
-        f"{what} holds {_shown(column[start])} (row {start}), which {spell_dtype(target)} cannot hold. Nothing was "
-        "written. Drop such values, or declare a wider type."
+        f"{what} holds {_shown(column[start])} (row {start}), which {spell_dtype(target)} cannot hold. "
+        "Drop such values."
     )
 
 

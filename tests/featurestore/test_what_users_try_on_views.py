@@ -145,3 +145,22 @@ def test_the_functions_of_a_view_can_be_given_to_the_next(store, view):
     second = store.create_feature_view("b", query=view.query, labels=["y"], transformation_functions=told)
     assert second.transformations == first.transformations
     assert view.transformation_functions == {}
+
+
+# Remedies
+
+
+def test_what_is_told_to_do_about_a_frame_fits_what_was_asked(store, lab, view):
+    """G6: only who inserts is told that nothing was written, and of a new version of the group."""
+    wrong_type, not_exact = values((1, 0, 1.0)).assign(id="one"), values((1, 0, 1.0)).assign(id=2.5)
+    for frame in (wrong_type, not_exact):
+        with pytest.raises(SchemaMismatch, match=r"Nothing was written; .* need a new version of the group"):
+            lab.insert(frame)
+        for take, columns in ((lab.remove_rows, ["id", "t"]), (lab.forget, ["id"])):
+            with pytest.raises(SchemaMismatch, match=r"Convert the column|Round it") as caught:
+                take(frame[columns])
+            assert "written" not in str(caught.value)
+            assert "version of" not in str(caught.value)
+    entities = pd.DataFrame({"id": [1], "t": ["soon"]})
+    with pytest.raises(SchemaMismatch, match=r"'t' is string, expected timestamp\. Convert the column\.$"):
+        store.training_frame(entities, lab.select(["value"]), event_time="t")
