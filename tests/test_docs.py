@@ -6,16 +6,18 @@ import doctest
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from featurestore import FeatureGroup, FeatureStore, FeatureView, Query
 from featurestore.cli import app
+from tests.flows.stub_server import data_folder
 
 DOCS = Path(__file__).parents[1] / "docs"
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-GUIDES = ["featurestore.md", "coming-from.md"]
+GUIDES = ["featurestore.md", "coming-from.md", "tutorial.md"]
 
 
 def commands(text: str) -> list[tuple[str, str]]:
@@ -37,6 +39,26 @@ def test_a_guide_prints_what_it_shows(guide: str, tmp_path: Path, monkeypatch: p
         assert program == "featurestore"
         shown = CliRunner().invoke(app, arguments).output
         assert doctest.OutputChecker().check_output(expected, shown, OPTIONS), f"$ {command}\n{shown}"
+
+
+def test_the_tutorial_gives_the_numbers_of_the_real_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own code, with the line that it names replaced by the block that it names; the table is what comes out."""
+    text = (DOCS / "tutorial.md").read_text()
+    simulated = "transactions, loans = simulate()\n"
+    (real,) = re.findall(r"```python\n(transactions, loans = \(\n.*?)```", text, re.DOTALL)
+    sources = [example.source for example in doctest.DocTestParser().get_examples(text)]
+    assert sources.count(simulated) == 1
+    known = {"folder": data_folder("customers")}
+    monkeypatch.chdir(tmp_path)
+    for source in sources:
+        exec(compile(real if source == simulated else source, "tutorial.md", "exec"), known)
+    found: Any = known
+    truth, auc = found["truth"], found["auc"]
+    baseline, model = (truth == found["majority"]).mean(), (truth == found["model"].predict(found["X_test"])).mean()
+    assert (len(found["loans"]), len(found["transactions"])) == (354, 30_200)
+    assert f"| always `{found['majority']}` | {baseline:.2f} | 0.50 | - | {len(truth)} |" in text
+    interval = f"{auc.low:.2f} to {auc.high:.2f}"
+    assert f"| logistic regression | {model:.2f} | {auc.value:.2f} | {interval} | {auc.n} |" in text
 
 
 @pytest.mark.parametrize("guide", GUIDES)
