@@ -454,9 +454,10 @@ def test_key_of_a_wrong_type_is_refused(view: FeatureView, wrong: Any) -> None:
         view.get_feature_vector({"customer": wrong}, passed_features={"amount": 1.0})
 
 
-def test_a_null_key_has_no_row(view: FeatureView) -> None:
+def test_a_null_key_is_a_missing_one(view: FeatureView) -> None:
+    """V11: said before anything is read."""
     view.create_train_test_split(**TIMES)
-    with pytest.raises(NotFound, match="'customer': None"):
+    with pytest.raises(SchemaMismatch, match="'customer': None"):
         view.get_feature_vector({"customer": None}, passed_features={"amount": 1.0})
 
 
