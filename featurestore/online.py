@@ -465,7 +465,7 @@ class _Held:
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
-        self.cursor: _Cursor = connection.connection.cursor()  # type: ignore[assignment]
+        self.cursor: _Cursor = connection.connection.cursor()  # type: ignore[assignment]  # the driver's
 
     def close(self) -> None:
         try:

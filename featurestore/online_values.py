@@ -35,7 +35,7 @@ def driver_values(column: pa.ChunkedArray, feature: Feature, *, is_sqlite: bool)
         spell: Callable[[Any], str] = str
         if pa.types.is_nested(dtype):
             plain = _json_encoder(dtype)
-            spell = lambda value: json.dumps(plain(value), separators=(",", ":"))  # noqa: E731
+            spell = lambda value: json.dumps(plain(value), separators=(",", ":"))  # noqa: E731  # the other of two spellings
         texts = [None if value is None else spell(value) for value in column.to_pylist()]
         return texts if is_sqlite else [None if text is None else text.encode() for text in texts]
     if pa.types.is_string(dtype) or pa.types.is_binary(dtype):

@@ -138,7 +138,7 @@ class Column:
     def __eq__(self, other: object) -> Comparison:  # type: ignore[override]  # a comparison is what users write it for
         return Comparison(self, "==", other)
 
-    def __ne__(self, other: object) -> Comparison:  # type: ignore[override]
+    def __ne__(self, other: object) -> Comparison:  # type: ignore[override]  # as for ==
         return Comparison(self, "!=", other)
 
     def __lt__(self, other: Any) -> Comparison:

@@ -367,7 +367,7 @@ def _context() -> Any:
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.ERROR)
     context = great_expectations.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
+    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]  # it takes a plain dict
     return context
 
 
