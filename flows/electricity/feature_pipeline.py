@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger, task
 
 import featurestore
 from featurestore.times import Window
-from flows import command_line, events, retries, windows
+from flows import command_line, events, retries, rules, windows
 from flows.electricity import schema
 from flows.settings import Settings
 from flows.writing import check_source, summary, write
@@ -137,7 +137,7 @@ def compute(
     return {
         schema.WEATHER_GROUP: features.since(features.weather_features(weather), "issued_at", reading.start),
         schema.DEMAND_GROUP: features.since(features.known_demand(demand), "known_at", reading.start),
-        schema.OPERATOR_GROUP: operator[schema.columns(schema.OPERATOR)],
+        schema.OPERATOR_GROUP: operator[rules.columns(schema.OPERATOR)],
         schema.DAY_AHEAD_GROUP: features.day_ahead_features(targets, demand),
     }
 

@@ -23,8 +23,8 @@ from flows.electricity.schema import (
     LAG_DAYS,
     TIME_ZONE,
     WEATHER,
-    columns,
 )
+from flows.rules import columns
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -16,7 +16,7 @@ from prefect import flow, get_run_logger, task
 import featurestore
 from featurestore.errors import InvalidData, InvalidTime, NotFound
 from featurestore.times import Window
-from flows import command_line, events, registry, retries, windows
+from flows import command_line, events, registry, retries, rules, windows
 from flows.electricity import schema
 from flows.settings import Settings
 from flows.writing import write
@@ -157,7 +157,7 @@ def forecast(model: registry.ModelVersion, batch: pd.DataFrame, made_at: datetim
         made_at=made_at,
     )
     rows = rows.assign(backfilled=rows["made_at"] > rows["hour"])
-    return rows.loc[rows["forecast_mw"].notna(), schema.columns(schema.PREDICTIONS)]
+    return rows.loc[rows["forecast_mw"].notna(), rules.columns(schema.PREDICTIONS)]
 
 
 @task(task_run_name="what is new", **retries.READING)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from featurestore.schema import Feature
+from flows.rules import Rule, Suite, between, columns, in_set, later, never_null
 
 TIME_ZONE = "America/New_York"
 """Days, hours of the day and holidays are the operator's; all times are stored in UTC."""
@@ -63,17 +64,6 @@ PREDICTIONS_GROUP = "electricity_predictions"
 VIEW = "electricity_day_ahead"
 MODEL = "electricity_day_ahead"
 """The registered model's name. All else about a model is in its lineage, never in a constant."""
-
-Suite = dict[str, Any]
-
-
-def columns(features: Sequence[Feature]) -> list[str]:
-    """The features' names, in order.
-
-    >>> columns(DEMAND)
-    ['zone', 'hour', 'issued_at', 'demand_mw', 'known_at']
-    """
-    return [feature.name for feature in features]
 
 
 LAG_DAYS = {"24h": 1, "48h": 2, "168h": 7, "336h": 14}
@@ -182,20 +172,8 @@ SPINE_FEATURES = ["load_zone", *CALENDAR_FEATURES, *RATIO_FEATURES, SCALE]
 WEATHER_FEATURES = [name for name in columns(WEATHER) if "_c" in name or name == "temperature_squared"]
 
 
-def _rule(kind: str, *, severity: str = "critical", **kwargs: Any) -> Suite:
-    return {"type": f"expect_{kind}", "kwargs": kwargs, "severity": severity}
-
-
-def _never_null(*names: str) -> list[Suite]:
-    return [_rule("column_values_to_not_be_null", column=name) for name in names]
-
-
-def _between(name: str, low: float | None, high: float | None, *, severity: str = "critical") -> Suite:
-    return _rule("column_values_to_be_between", column=name, min_value=low, max_value=high, severity=severity)
-
-
-def _known_zones() -> Suite:
-    return _rule("column_values_to_be_in_set", column="zone", value_set=[*ZONES, SYSTEM_ZONE])
+def _known_zones() -> Rule:
+    return in_set("zone", [*ZONES, SYSTEM_ZONE])
 
 
 HIGHEST_MW = 45_000
@@ -204,57 +182,57 @@ HIGHEST_MW = 45_000
 DEMAND_RULES: Suite = {
     "name": "electricity_demand",
     "expectations": [
-        *_never_null("zone", "hour", "issued_at", "demand_mw", "known_at"),
+        *never_null("zone", "hour", "issued_at", "demand_mw", "known_at"),
         _known_zones(),
         # Zone D has been seen at 200 MW; zero is a meter that is silent.
-        _between("demand_mw", 1, HIGHEST_MW),
-        _rule("column_pair_values_a_to_be_greater_than_b", column_A="known_at", column_B="hour"),
-        _rule("column_pair_values_a_to_be_greater_than_b", column_A="hour", column_B="issued_at"),
+        between("demand_mw", 1, HIGHEST_MW),
+        later("known_at", than="hour"),
+        later("hour", than="issued_at"),
     ],
 }
 
 DAY_AHEAD_RULES: Suite = {
     "name": "electricity_day_ahead",
     "expectations": [
-        *_never_null("zone", "hour", "issued_at", "horizon_hours", "local_hour", "hours_in_day", "is_federal_holiday"),
+        *never_null("zone", "hour", "issued_at", "horizon_hours", "local_hour", "hours_in_day", "is_federal_holiday"),
         _known_zones(),
-        _between("horizon_hours", 18, 43),
-        _between("local_hour", 0, 23),
-        _rule("column_values_to_be_in_set", column="hours_in_day", value_set=[23, 24, 25]),
-        *(_between(f"demand_lag_{name}_mw", 1, HIGHEST_MW) for name in LAG_DAYS),
-        *(_between(name, 0, 20) for name in RATIO_FEATURES),
+        between("horizon_hours", 18, 43),
+        between("local_hour", 0, 23),
+        in_set("hours_in_day", [23, 24, 25]),
+        *(between(f"demand_lag_{name}_mw", 1, HIGHEST_MW) for name in LAG_DAYS),
+        *(between(name, 0, 20) for name in RATIO_FEATURES),
         # Worth a look, not worth stopping a day's forecasts: they are then made without, and say so.
-        _rule("column_values_to_not_be_null", column=SCALE, severity="warning"),
-        _rule("column_values_to_not_be_null", column="demand_lag_168h_mw", severity="warning"),
+        *never_null(SCALE, severity="warning"),
+        *never_null("demand_lag_168h_mw", severity="warning"),
     ],
 }
 
 WEATHER_RULES: Suite = {
     "name": "electricity_weather",
     "expectations": [
-        *_never_null("zone", "hour", "issued_at"),
+        *never_null("zone", "hour", "issued_at"),
         _known_zones(),
         # Fahrenheit in this column would be above 50 on any summer day.
-        _between("temperature_c", -45, 48),
-        _rule("column_pair_values_a_to_be_greater_than_b", column_A="hour", column_B="issued_at"),
+        between("temperature_c", -45, 48),
+        later("hour", than="issued_at"),
     ],
 }
 
 OPERATOR_RULES: Suite = {
     "name": "electricity_operator_forecast",
     "expectations": [
-        *_never_null("zone", "hour", "issued_at", "forecast_mw"),
+        *never_null("zone", "hour", "issued_at", "forecast_mw"),
         _known_zones(),
-        _between("forecast_mw", 1, HIGHEST_MW),
-        _rule("column_pair_values_a_to_be_greater_than_b", column_A="hour", column_B="issued_at"),
+        between("forecast_mw", 1, HIGHEST_MW),
+        later("hour", than="issued_at"),
     ],
 }
 
 PREDICTIONS_RULES: Suite = {
     "name": "electricity_predictions",
     "expectations": [
-        *_never_null("zone", "hour", "model_version", "issued_at", "forecast_mw", "degraded", "made_at", "backfilled"),
+        *never_null("zone", "hour", "model_version", "issued_at", "forecast_mw", "degraded", "made_at", "backfilled"),
         _known_zones(),
-        _between("forecast_mw", 1, HIGHEST_MW),
+        between("forecast_mw", 1, HIGHEST_MW),
     ],
 }

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pandas as pd
 
-from featurestore.errors import InvalidTime, NotFound, SchemaMismatch
+from featurestore.errors import NotFound
 from featurestore.times import Window
 from flows import windows
 from flows.electricity import live, simulator
 from flows.electricity.features import local_time_on_the_day_before
 from flows.electricity.schema import KNOWN_AFTER, SYSTEM_ZONE, TIME_ZONE, WEATHER_LEAD, ZONES
 from flows.settings import Settings
+from flows.sources import data_folder, half_open, in_shape, read_table
 
 DEMAND: Mapping[str, str] = {
     "zone": "str",
@@ -90,7 +90,7 @@ def read_demand(
     >>> sorted(set(day["zone"])) == sorted(ZONES), day["hour"].min().isoformat()
     (True, '2026-01-04T23:00:00+00:00')
     """
-    window, name = _window(start, end), _source_name(source)
+    window, name = half_open(start, end), _source_name(source)
     moment = windows.now() if as_of is None else as_of
     hours = Window(window.start - KNOWN_AFTER, window.end - KNOWN_AFTER)
     if name == SIMULATED:
@@ -99,7 +99,7 @@ def read_demand(
         rows = live.demand(hours, as_of=moment)
     else:
         rows = _table_demand(name, hours)
-    return _in_shape(rows.assign(known_at=rows["hour"] + KNOWN_AFTER), DEMAND, name)
+    return in_shape(rows.assign(known_at=rows["hour"] + KNOWN_AFTER), DEMAND, name, order=["hour", "zone"])
 
 
 def read_weather(start: datetime, end: datetime, *, source: str | None = None) -> pd.DataFrame:
@@ -120,7 +120,7 @@ def read_weather(start: datetime, end: datetime, *, source: str | None = None) -
     >>> bool((day["hour"] - day["issued_at"] == WEATHER_LEAD).all())
     True
     """
-    window, name = _window(start, end), _source_name(source)
+    window, name = half_open(start, end), _source_name(source)
     hours = Window(window.start + WEATHER_LEAD, window.end + WEATHER_LEAD)
     if name == SIMULATED:
         rows = simulator.weather_forecasts(hours)
@@ -128,7 +128,7 @@ def read_weather(start: datetime, end: datetime, *, source: str | None = None) -
         rows = live.weather_forecasts(hours)
     else:
         rows = _zone_persistence(hours) if name == ZONE_TABLE else _system_persistence(hours)
-    return _in_shape(rows.assign(issued_at=rows["hour"] - WEATHER_LEAD), WEATHER, name)
+    return in_shape(rows.assign(issued_at=rows["hour"] - WEATHER_LEAD), WEATHER, name, order=["hour", "zone"])
 
 
 def read_operator_forecasts(
@@ -149,7 +149,7 @@ def read_operator_forecasts(
     >>> len(day), day["issued_at"].unique()[0].isoformat()
     (264, '2026-01-05T12:05:00+00:00')
     """
-    window, name = _window(start, end), _source_name(source)
+    window, name = half_open(start, end), _source_name(source)
     moment = windows.now() if as_of is None else as_of
     two_days = timedelta(days=2)
     if name == SIMULATED:
@@ -162,7 +162,7 @@ def read_operator_forecasts(
         rows = _system_forecasts(hours) if name == SYSTEM_TABLE else live.nothing("forecast_mw")
     rows = rows.assign(issued_at=local_time_on_the_day_before(rows["hour"], hours=7, minutes=5))
     rows = rows[(rows["issued_at"] >= window.start) & (rows["issued_at"] < window.end)]
-    return _in_shape(rows, OPERATOR, name)
+    return in_shape(rows, OPERATOR, name, order=["hour", "zone"])
 
 
 def zones(*, source: str | None = None) -> list[str]:
@@ -202,15 +202,6 @@ def source_name() -> str:
     return _source_name(None)
 
 
-def _window(start: datetime, end: datetime) -> Window:
-    for name, time in (("start", start), ("end", end)):
-        if time.tzinfo is None:
-            raise InvalidTime(
-                f"The {name} {time} has no time zone. Say which one it is in, such as datetime(2026, 1, 1, tzinfo=UTC)."
-            )
-    return Window.of(start, end)
-
-
 def _source_name(source: str | None) -> str:
     if source is None:
         settings = Settings()
@@ -218,17 +209,6 @@ def _source_name(source: str | None) -> str:
     if source not in SOURCES:
         raise NotFound(f"There is no source of electricity demand {source!r}. Use one of {list(SOURCES)}.")
     return source
-
-
-def _in_shape(rows: pd.DataFrame, columns: Mapping[str, str], source: str) -> pd.DataFrame:
-    """The rows with exactly these columns, in order; refuses what a cast would have to change."""
-    result = rows.assign(source=pd.Series(source, index=rows.index, dtype="str"))[list(columns)]
-    for name, dtype in columns.items():
-        if str(result[name].dtype) != dtype:
-            raise SchemaMismatch(
-                f"Source {source!r} gives {name!r} as {result[name].dtype}, expected {dtype}. Mend its reader."
-            )
-    return result.sort_values(["hour", "zone"], ignore_index=True)
 
 
 # --- tables ------------------------------------------------------------------------------------------
@@ -296,23 +276,5 @@ def _ends(hours: Window) -> Window:
 
 
 def _read(file: str, columns: list[str], ends: Window | None = None) -> pd.DataFrame:
-    path = _folder() / file
-    if not path.is_file():
-        there = sorted(p.name for p in path.parent.glob("*.parquet")) if path.parent.is_dir() else "no such folder"
-        raise NotFound(
-            f"Expected the table {path}, but it is not there ({path.parent}: {there}). TRIPTYCH_DATA names the folder "
-            "above electricity_ny/; unset it to use the simulator."
-        )
-    filters = None
-    if ends is not None:
-        filters = [("interval_end_utc", ">=", ends.start), ("interval_end_utc", "<", ends.end)]
-    return pd.read_parquet(path, columns=columns, filters=filters).reset_index(drop=True)
-
-
-def _folder() -> Path:
-    data = Settings().data
-    if data is None:
-        raise NotFound(
-            "Tables of demand need a folder. Set TRIPTYCH_DATA=<folder> that holds electricity_ny/*.parquet."
-        )
-    return data / "electricity_ny"
+    path = data_folder("electricity_ny", of="demand") / file
+    return read_table(path, columns, time="interval_end_utc", between=None if ends is None else (ends.start, ends.end))

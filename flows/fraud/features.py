@@ -24,8 +24,8 @@ from flows.fraud.schema import (
     MERCHANT_RISK,
     RISK_SPANS,
     TRANSACTIONS,
-    columns,
 )
+from flows.rules import columns
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

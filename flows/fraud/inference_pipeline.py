@@ -16,7 +16,7 @@ from prefect import flow, get_run_logger, task
 import featurestore
 from featurestore.errors import InvalidData, InvalidTime, NotFound
 from featurestore.times import Window
-from flows import command_line, events, registry, retries, windows
+from flows import command_line, events, registry, retries, rules, windows
 from flows.fraud import schema
 from flows.settings import Settings
 from flows.writing import write
@@ -129,7 +129,7 @@ def score(model: registry.ModelVersion, batch: pd.DataFrame, window: Window) -> 
         training_dataset_version=lineage.training_dataset_version,
         scored_at=window.end,
     )
-    return rows[schema.columns(schema.PREDICTIONS)]
+    return rows[rules.columns(schema.PREDICTIONS)]
 
 
 def summary(model: registry.ModelVersion, window: Window | None, commit: Commit | None, flagged: int) -> dict[str, Any]:

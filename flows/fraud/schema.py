@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 from featurestore.schema import Feature
+from flows.rules import Suite, between, columns, in_set, later, never_null
 
 LABEL_DELAY = timedelta(days=7)
 """A fraud is known this long after the transaction: the card's owner has to notice it."""
@@ -42,17 +42,6 @@ PREDICTIONS_GROUP = "fraud_predictions"
 VIEW = "fraud_detection"
 MODEL = "fraud_detection"
 """The registered model's name. All else about a model is in its lineage, never in a constant."""
-
-Suite = dict[str, Any]
-
-
-def columns(features: Sequence[Feature]) -> list[str]:
-    """The features' names, in order.
-
-    >>> columns(LABELS)
-    ['tid', 'datetime', 'is_fraud', 'known_at']
-    """
-    return [feature.name for feature in features]
 
 
 TRANSACTIONS = (
@@ -157,68 +146,56 @@ CARD_DATES = ["birthdate", "expires"]
 """What a request looks up of its card."""
 
 
-def _rule(kind: str, *, severity: str = "critical", **kwargs: Any) -> Suite:
-    return {"type": f"expect_{kind}", "kwargs": kwargs, "severity": severity}
-
-
-def _never_null(*names: str) -> list[Suite]:
-    return [_rule("column_values_to_not_be_null", column=name) for name in names]
-
-
-def _between(name: str, low: float | None, high: float | None, *, severity: str = "critical") -> Suite:
-    return _rule("column_values_to_be_between", column=name, min_value=low, max_value=high, severity=severity)
-
-
 TRANSACTIONS_RULES: Suite = {
     "name": "fraud_transactions",
     "expectations": [
-        *_never_null("tid", "datetime", "cc_num", "amount", "hour", "is_weekend", "is_night"),
-        _between("amount", 0, 1_000_000),
-        _between("latitude", -90, 90),
-        _between("longitude", -180, 180),
-        _between("hour", 0, 23),
-        _between("seconds_since_previous", 0, CARD_TTL.total_seconds() + 1),
-        _between("distance_km", 0, 20_040),
-        _between("speed_kmh", 0, None),
-        _between("amount_to_mean_30d", 0, None),
+        *never_null("tid", "datetime", "cc_num", "amount", "hour", "is_weekend", "is_night"),
+        between("amount", 0, 1_000_000),
+        between("latitude", -90, 90),
+        between("longitude", -180, 180),
+        between("hour", 0, 23),
+        between("seconds_since_previous", 0, CARD_TTL.total_seconds() + 1),
+        between("distance_km", 0, 20_040),
+        between("speed_kmh", 0, None),
+        between("amount_to_mean_30d", 0, None),
         # Sources have been seen with owners of 14 and of 106 years: worth a look, not worth stopping the hour's data.
-        _between("age_years", 10, 120, severity="warning"),
-        _between("days_to_expiry", 0, 4_000, severity="warning"),
+        between("age_years", 10, 120, severity="warning"),
+        between("days_to_expiry", 0, 4_000, severity="warning"),
     ],
 }
 
 CARD_WINDOWS_RULES: Suite = {
     "name": "fraud_card_windows",
     "expectations": [
-        *_never_null("cc_num", "datetime", "last_datetime"),
+        *never_null("cc_num", "datetime", "last_datetime"),
         *(
-            rule
+            each
             for span in CARD_SPANS
-            for rule in (
-                *_never_null(f"amount_count_{span}", f"amount_mean_{span}", f"amount_std_{span}", f"amount_max_{span}"),
-                _between(f"amount_count_{span}", 1, None),
-                _between(f"amount_mean_{span}", 0, 1_000_000),
-                _between(f"amount_std_{span}", 0, None),
-                _between(f"amount_max_{span}", 0, 1_000_000),
+            for each in (
+                *never_null(f"amount_count_{span}", f"amount_mean_{span}", f"amount_std_{span}", f"amount_max_{span}"),
+                between(f"amount_count_{span}", 1, None),
+                between(f"amount_mean_{span}", 0, 1_000_000),
+                between(f"amount_std_{span}", 0, None),
+                between(f"amount_max_{span}", 0, 1_000_000),
             )
         ),
-        _rule("column_pair_values_a_to_be_greater_than_b", column_A="datetime", column_B="last_datetime"),
+        later("datetime", than="last_datetime"),
     ],
 }
 
-CARDS_RULES: Suite = {"name": "fraud_cards", "expectations": _never_null("cc_num", "opened")}
+CARDS_RULES: Suite = {"name": "fraud_cards", "expectations": never_null("cc_num", "opened")}
 
 MERCHANT_RISK_RULES: Suite = {
     "name": "fraud_merchant_risk",
     "expectations": [
-        *_never_null("merchant_id", "known_at"),
+        *never_null("merchant_id", "known_at"),
         *(
-            rule
+            each
             for span in RISK_SPANS
-            for rule in (
-                *_never_null(f"merchant_label_count_{span}", f"merchant_fraud_share_{span}"),
-                _between(f"merchant_label_count_{span}", 1, None),
-                _between(f"merchant_fraud_share_{span}", 0, 1),
+            for each in (
+                *never_null(f"merchant_label_count_{span}", f"merchant_fraud_share_{span}"),
+                between(f"merchant_label_count_{span}", 1, None),
+                between(f"merchant_fraud_share_{span}", 0, 1),
             )
         ),
     ],
@@ -227,17 +204,17 @@ MERCHANT_RISK_RULES: Suite = {
 LABELS_RULES: Suite = {
     "name": "fraud_labels",
     "expectations": [
-        *_never_null("tid", "datetime", "is_fraud", "known_at"),
-        _rule("column_values_to_be_in_set", column="is_fraud", value_set=[0, 1]),
-        _rule("column_pair_values_a_to_be_greater_than_b", column_A="known_at", column_B="datetime"),
+        *never_null("tid", "datetime", "is_fraud", "known_at"),
+        in_set("is_fraud", [0, 1]),
+        later("known_at", than="datetime"),
     ],
 }
 
 PREDICTIONS_RULES: Suite = {
     "name": "fraud_predictions",
     "expectations": [
-        *_never_null("tid", "model_version", "datetime", "score", "threshold", "is_flagged", "scored_at"),
-        _between("score", 0, 1),
-        _between("threshold", 0, 1),
+        *never_null("tid", "model_version", "datetime", "score", "threshold", "is_flagged", "scored_at"),
+        between("score", 0, 1),
+        between("threshold", 0, 1),
     ],
 }

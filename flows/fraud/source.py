@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from featurestore.errors import InvalidTime, NotFound, SchemaMismatch
+from featurestore.errors import NotFound
 from featurestore.times import EPOCH, Window
 from flows.fraud.schema import LABEL_DELAY
 from flows.settings import Settings
+from flows.sources import data_folder, half_open, in_shape, read_table
 
 TRANSACTIONS: Mapping[str, str] = {
     "tid": "str",
@@ -71,11 +72,11 @@ def read_transactions(start: datetime, end: datetime, *, source: str | None = No
         ...
     featurestore.errors.InvalidTime: The start 2026-01-01 00:00:00 has no time zone. ...
     """
-    window = _window(start, end)
+    window = half_open(start, end)
     name = _source_name(source)
     rows = _simulated(window) if name == SIMULATED else TABLES[name].transactions(_folder(), window)
-    rows = rows.assign(known_at=rows["datetime"] + LABEL_DELAY, source=name)
-    return _in_shape(rows, TRANSACTIONS, name).sort_values(["datetime", "tid"], ignore_index=True)
+    rows = rows.assign(known_at=rows["datetime"] + LABEL_DELAY)
+    return in_shape(rows, TRANSACTIONS, name, order=["datetime", "tid"])
 
 
 def read_labels(known_start: datetime, known_end: datetime, *, source: str | None = None) -> pd.DataFrame:
@@ -94,7 +95,7 @@ def read_labels(known_start: datetime, known_end: datetime, *, source: str | Non
     >>> str(known["datetime"].min().date()), str(known["known_at"].min().date())
     ('2026-01-01', '2026-01-08')
     """
-    window = _window(known_start, known_end)
+    window = half_open(known_start, known_end)
     return read_transactions(window.start - LABEL_DELAY, window.end - LABEL_DELAY, source=source)[LABELS]
 
 
@@ -114,7 +115,7 @@ def read_cards(*, source: str | None = None) -> pd.DataFrame:
     """
     name = _source_name(source)
     cards = _world(SEED).cards_table() if name == SIMULATED else TABLES[name].cards(_folder())
-    return _in_shape(cards, CARDS, name).sort_values("cc_num", ignore_index=True)
+    return in_shape(cards, CARDS, name, order=["cc_num"])
 
 
 def span(*, source: str | None = None) -> Window:
@@ -142,15 +143,6 @@ def source_name() -> str:
     return _source_name(None)
 
 
-def _window(start: datetime, end: datetime) -> Window:
-    for name, time in (("start", start), ("end", end)):
-        if time.tzinfo is None:
-            raise InvalidTime(
-                f"The {name} {time} has no time zone. Say which one it is in, such as datetime(2026, 1, 1, tzinfo=UTC)."
-            )
-    return Window.of(start, end)
-
-
 def _source_name(source: str | None) -> str:
     if source is None:
         settings = Settings()
@@ -166,26 +158,7 @@ def _source_name(source: str | None) -> str:
 
 
 def _folder() -> Path:
-    data = Settings().data
-    if data is None:
-        raise NotFound(
-            "Tables of card transactions need a folder. Set TRIPTYCH_DATA=<folder> that holds fraud/*.parquet."
-        )
-    return data / "fraud"
-
-
-def _in_shape(rows: pd.DataFrame, columns: Mapping[str, str], source: str) -> pd.DataFrame:
-    """The rows with exactly these columns; refuses what a cast would have to change."""
-    result = rows[list(columns)]
-    text = [name for name, dtype in columns.items() if dtype == "str" and result[name].isna().all()]
-    result = result.astype(dict.fromkeys(text, "str"))  # a column of nothing has no dtype of its own
-    for name, dtype in columns.items():
-        if str(result[name].dtype) != dtype:
-            raise SchemaMismatch(
-                f"Source {source!r} gives {name!r} as {result[name].dtype}, expected {dtype}. "
-                "Mend the table or its reader."
-            )
-    return result
+    return data_folder("fraud", of="card transactions")
 
 
 # --- tables ------------------------------------------------------------------------------------------
@@ -208,7 +181,7 @@ SERVERLESS_PROFILES = "serverless_ml_profiles.parquet"
 def _handbook_transactions(folder: Path, window: Window) -> pd.DataFrame:
     # tx_fraud_scenario says why a row is a fraud: it is a label, and stays in the file.
     names = ["transaction_id", "tx_datetime", "customer_id", "terminal_id", "tx_amount", "tx_fraud"]
-    rows = _read(folder, HANDBOOK, names, "tx_datetime", _naive(window))
+    rows = read_table(folder / HANDBOOK, names, time="tx_datetime", between=_naive(window))
     return pd.DataFrame(
         {
             "tid": rows["transaction_id"].astype("str"),
@@ -225,12 +198,12 @@ def _handbook_transactions(folder: Path, window: Window) -> pd.DataFrame:
 
 
 def _handbook_cards(folder: Path) -> pd.DataFrame:
-    numbers = _read(folder, HANDBOOK, ["customer_id"])["customer_id"].drop_duplicates()
+    numbers = read_table(folder / HANDBOOK, ["customer_id"])["customer_id"].drop_duplicates()
     return _cards(numbers, opened=_handbook_span(folder).start)
 
 
 def _handbook_span(folder: Path) -> Window:
-    return _days(_read(folder, HANDBOOK, ["tx_datetime"])["tx_datetime"].dt.tz_localize("UTC"))
+    return _days(read_table(folder / HANDBOOK, ["tx_datetime"])["tx_datetime"].dt.tz_localize("UTC"))
 
 
 def _sparkov_transactions(folder: Path, window: Window) -> pd.DataFrame:
@@ -238,7 +211,7 @@ def _sparkov_transactions(folder: Path, window: Window) -> pd.DataFrame:
     names = ["transaction_id", "unix_time", "cc_num", "category", "amount_usd", "is_fraud"]
     names += ["merchant", "merchant_lat", "merchant_lon"]
     seconds = tuple(-((time - EPOCH) // timedelta(seconds=-1)) for time in window)  # up to the next whole second
-    rows = _read(folder, SPARKOV, names, "unix_time", seconds)
+    rows = read_table(folder / SPARKOV, names, time="unix_time", between=(seconds[0], seconds[1]))
     return pd.DataFrame(
         {
             "tid": rows["transaction_id"],
@@ -255,34 +228,36 @@ def _sparkov_transactions(folder: Path, window: Window) -> pd.DataFrame:
 
 
 def _sparkov_cards(folder: Path) -> pd.DataFrame:
-    rows = _read(folder, SPARKOV_CARDS, ["cc_num", "date_of_birth", "has_transactions_here"])
+    rows = read_table(folder / SPARKOV_CARDS, ["cc_num", "date_of_birth", "has_transactions_here"])
     rows = rows[rows["has_transactions_here"]]
     return _cards(rows["cc_num"], opened=_sparkov_span(folder).start, birthdate=rows["date_of_birth"])
 
 
 def _sparkov_span(folder: Path) -> Window:
-    return _days(_from_seconds(_read(folder, SPARKOV, ["unix_time"])["unix_time"]))
+    return _days(_from_seconds(read_table(folder / SPARKOV, ["unix_time"])["unix_time"]))
 
 
 def _serverless_transactions(folder: Path, window: Window) -> pd.DataFrame:
     # The table names no merchant; its city is where a place was drawn at random, not who sold: merchant_id is null.
     names = ["tid", "datetime", "cc_num", "category", "amount", "latitude", "longitude", "fraud_label"]
-    rows = _read(folder, SERVERLESS, names, "datetime", _naive(window))
+    rows = read_table(folder / SERVERLESS, names, time="datetime", between=_naive(window))
     return rows.rename(columns={"fraud_label": "is_fraud"}).assign(
         datetime=rows["datetime"].dt.tz_localize("UTC"), cc_num=rows["cc_num"].astype("str"), merchant_id=None
     )
 
 
 def _serverless_cards(folder: Path) -> pd.DataFrame:
-    rows = _read(folder, SERVERLESS_CARDS, ["cc_num", "expires"])
-    rows = rows.merge(_read(folder, SERVERLESS_PROFILES, ["cc_num", "birthdate"]), on="cc_num", validate="one_to_one")
+    rows = read_table(folder / SERVERLESS_CARDS, ["cc_num", "expires"])
+    rows = rows.merge(
+        read_table(folder / SERVERLESS_PROFILES, ["cc_num", "birthdate"]), on="cc_num", validate="one_to_one"
+    )
     last_day = (pd.to_datetime(rows["expires"], format="%m/%y") + pd.offsets.MonthEnd(0)).dt.as_unit("us")
     opened = _serverless_span(folder).start
     return _cards(rows["cc_num"], opened=opened, birthdate=rows["birthdate"], expires=last_day)
 
 
 def _serverless_span(folder: Path) -> Window:
-    return _days(_read(folder, SERVERLESS, ["datetime"])["datetime"].dt.tz_localize("UTC"))
+    return _days(read_table(folder / SERVERLESS, ["datetime"])["datetime"].dt.tz_localize("UTC"))
 
 
 TABLES: Mapping[str, Table] = {
@@ -290,20 +265,6 @@ TABLES: Mapping[str, Table] = {
     "sparkov": Table(_sparkov_transactions, _sparkov_cards, _sparkov_span),
     "serverless": Table(_serverless_transactions, _serverless_cards, _serverless_span),
 }
-
-
-def _read(
-    folder: Path, file: str, columns: list[str], time: str | None = None, between: tuple[Any, ...] | None = None
-) -> pd.DataFrame:
-    path = folder / file
-    if not path.is_file():
-        there = sorted(p.name for p in folder.glob("*.parquet")) if folder.is_dir() else "no such folder"
-        raise NotFound(
-            f"Expected the table {path}, but it is not there ({folder}: {there}). TRIPTYCH_DATA names the folder above "
-            "fraud/; unset it to use the simulator."
-        )
-    filters = None if between is None else [(time, ">=", between[0]), (time, "<", between[1])]
-    return pd.read_parquet(path, columns=columns, filters=filters).reset_index(drop=True)
 
 
 def _cards(
