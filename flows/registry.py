@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from featurestore.errors import FeatureStoreError, InvalidData, NotFound, NotReproducible, SchemaMismatch
 from featurestore.times import Window, parse_time
-from flows import windows
+from flows import explaining, windows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +40,8 @@ EXPERIMENT = "triptych"
 _MODEL_FILE = "model.ubj"
 _ROOT = Path(__file__).resolve().parents[1]
 _HISTORY = "decision_history."
+_EXPLANATION = "explanation.json"
+_EXPLAINED_ROWS = 2_000
 _NONE = "none"
 _UNKNOWN = "unknown"
 _LONGEST_DESCRIPTION = 5000  # a column of that width in MLflow's database
@@ -350,7 +352,8 @@ def log_model(
     Args:
         model: fitted, on a frame whose column names are the features.
         lineage: what it was made from; the code and flow run fields are filled in here.
-        example: a few rows of its features (kept: the first five, as input example and for the signature).
+        example: rows of its features such as those of the test. Kept are the first five, as input example and for the
+            signature; and, of up to 2,000 spread evenly, the mean size of what each feature adds (`explanation`).
         params: what was chosen: hyper-parameters, seed, windows, anything a rerun must repeat.
         metrics: numbers by name, such as "test.average_precision".
         model_card, training_report: markdown.
@@ -375,6 +378,8 @@ def log_model(
         )
     rows = _numbers(example.head(5), names)
     digest = hashlib.sha256(bytes(booster.save_raw("ubj"))).hexdigest()
+    loaded = LoadedModel(booster, names, lineage.threshold, digest, lineage.scaled_by)
+    sizes = explaining.mean_sizes(loaded, example.iloc[:: max(1, len(example) // _EXPLAINED_ROWS)])
     tags = _tags(_with_code(lineage)) | {
         "model_hash": digest,
         "params_hash": _params_hash(params),
@@ -403,6 +408,7 @@ def log_model(
             mlflow.log_params(dict(params))
             mlflow.log_input(dataset, context="training")
             _log_files(mlflow, model_card, training_report, plots or {})
+            mlflow.log_dict(sizes, _EXPLANATION)
             info = mlflow.xgboost.log_model(
                 booster,
                 name="model",
@@ -700,6 +706,20 @@ def load(model: ModelVersion | Path) -> LoadedModel:
     booster.load_model(bytearray(raw))
     lineage, names = _lineage(metadata), tuple(described.signature.inputs.input_names())
     return LoadedModel(booster, names, lineage.threshold, found, lineage.scaled_by)
+
+
+def explanation(model: ModelVersion) -> dict[str, float]:
+    """What a version as a whole goes by: the mean size of what each feature adds to its output, largest first.
+
+    Empty for a version that was registered before this was kept.
+    """
+    mlflow = _mlflow()
+    with _translated():
+        kept = {file.path for file in _client().list_artifacts(model.run_id)}
+        if _EXPLANATION not in kept:
+            return {}
+        found: dict[str, float] = mlflow.artifacts.load_dict(f"runs:/{model.run_id}/{_EXPLANATION}")
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
 
 def _folder(model: ModelVersion) -> Path:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from featurestore.errors import InvalidData
-from featurestore.times import Window
 from flows import bootstrap
 from flows.evaluation import COLOURS, STYLES, Decision, Score, canvas, png
 
@@ -217,39 +215,6 @@ def slices(
 
 
 # --- training in time --------------------------------------------------------------------------------
-
-
-def rolling_origin(start: datetime, end: datetime, *, folds: int, validation: timedelta, gap: timedelta) -> list[
-    tuple[Window, Window]
-]:  # fmt: skip
-    """Folds that move forward in time: each trains on all before its validation stretch, less a gap.
-
-    Args:
-        validation: length of each validation stretch; the last one ends at `end`.
-        gap: left out before each, so that no label of training was unknown when validation began.
-    Returns:
-        (training, validation) windows, earliest first.
-    Raises:
-        InvalidData: there is no room for the first fold's training.
-
-    >>> from datetime import UTC
-    >>> day = timedelta(days=1)
-    >>> for train, valid in rolling_origin(
-    ...     datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 31, tzinfo=UTC), folds=2, validation=5 * day, gap=day):
-    ...     print(train, valid)
-    [2026-01-01 00:00, 2026-01-20 00:00) [2026-01-21 00:00, 2026-01-26 00:00)
-    [2026-01-01 00:00, 2026-01-25 00:00) [2026-01-26 00:00, 2026-01-31 00:00)
-    """
-    found = []
-    for fold in range(folds, 0, -1):
-        begins = end - fold * validation
-        if begins - gap <= start:
-            raise InvalidData(
-                f"No room for {folds} folds of {validation} between {start} and {end}. Use fewer or shorter ones, or "
-                "run the feature pipeline for more history."
-            )
-        found.append((Window(start, begins - gap), Window(begins, begins + validation)))
-    return found
 
 
 def check_enough(splits: Mapping[str, ArrayLike], *, minimum_rows: int = 500, minimum_days: int = 7) -> None:

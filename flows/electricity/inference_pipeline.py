@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow, get_run_logger, task
 
 import featurestore
-from featurestore.errors import InvalidData, InvalidTime, NotFound
+from featurestore.errors import InvalidData
 from featurestore.times import Window
-from flows import command_line, events, registry, retries, rules, windows
+from flows import command_line, events, registry, retries, rules, serving, windows
 from flows.electricity import schema
 from flows.settings import Settings
 from flows.writing import write
@@ -36,9 +36,7 @@ HINDCAST = timedelta(days=28)
 EXPIRES_AFTER = timedelta(days=10)
 """Demand still unknown this long after its hour is not waited for."""
 
-TRAINED_BY = (
-    "prefect deployment run electricity-training/electricity-training, or python -m flows.electricity.training_pipeline"
-)
+SYSTEM = "electricity"
 
 
 @flow(name="electricity-inference")
@@ -51,16 +49,20 @@ def electricity_inference(start: datetime | None = None, end: datetime | None = 
     settings = Settings()
     fs = featurestore.connect(home=settings.store_home)
     registry.bootstrap(settings)
-    champion = registry.require_champion(schema.MODEL, trained_by=TRAINED_BY)
+    champion = registry.require_champion(schema.MODEL, trained_by=serving.trained_by(SYSTEM))
     predictions_fg = predictions_group(fs)
     made_at = windows.scheduled_time()
-    window = window_to_forecast(fs, predictions_fg, start, end)
+    window = serving.window_to_predict(
+        fs.get_feature_group(schema.DAY_AHEAD_GROUP, schema.VERSION), predictions_fg, start, end,
+        first_window=FIRST_WINDOW, system=SYSTEM,
+    )  # fmt: skip
     commit, rows = None, None
     if window is None:
         get_run_logger().info("Skipped: there are no features newer than the forecasts.")
     else:
-        rows = forecast(champion, read_batch(fs, champion, window), made_at)
-        commit = write(predictions_fg, not_yet_made(predictions_fg, rows, window), window)
+        rows = forecast(champion, serving.read_batch(fs, champion, window), made_at)
+        new = serving.not_yet_made(predictions_fg, rows, window, ["zone", "hour", "model_version", "issued_at"])
+        commit = write(predictions_fg, new, window)
     worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
     events.summary_artifact("electricity-inference-summary", [summary(champion, window, commit, rows, worth)])
     return 0 if commit is None else commit.rows_written
@@ -74,42 +76,6 @@ def predictions_group(fs: FeatureStore) -> FeatureGroup:
         primary_key=["zone", "hour", "model_version"], event_time="issued_at", online_enabled=True,
         features=list(schema.PREDICTIONS), expectation_suite=schema.PREDICTIONS_RULES, tags={"system": "electricity"},
     )  # fmt: skip
-
-
-def window_to_forecast(
-    fs: FeatureStore, predictions_fg: FeatureGroup, start: datetime | None, end: datetime | None
-) -> Window | None:
-    """What is asked for, else from the end of the last forecasts to the end of the features.
-
-    Raises:
-        NotFound: there are no features yet.
-        InvalidTime: the start lies after the end, or the end beyond the features: issues to come would be left out.
-    """
-    known_until = fs.get_feature_group(schema.DAY_AHEAD_GROUP, schema.VERSION).watermark
-    if known_until is None:
-        raise NotFound(
-            f"Feature group {schema.DAY_AHEAD_GROUP} is empty: there is nothing to forecast. Run the feature pipeline "
-            "first: prefect deployment run electricity-features/electricity-features."
-        )
-    window = windows.next_window(
-        predictions_fg.watermark, start, known_until if end is None else end, earliest=known_until - FIRST_WINDOW
-    )
-    if window is not None and window.end > known_until:
-        raise InvalidTime(
-            f"The window {window} ends after the features, which are committed until {known_until}. Give an end up to "
-            "there, or run the feature pipeline first."
-        )
-    return window
-
-
-@task(task_run_name="read batch of {window}", **retries.READING)
-def read_batch(fs: FeatureStore, model: registry.ModelVersion, window: Window) -> pd.DataFrame:
-    """The model's features of the window's issues, by its own view and training dataset, with keys and baselines."""
-    view = fs.get_feature_view(model.lineage.feature_view, model.lineage.feature_view_version)
-    view.init_batch_scoring(model.lineage.training_dataset_version)
-    return view.get_batch_data(
-        window.start, window.end, primary_keys=True, event_time=True, inference_helper_columns=True
-    )
 
 
 @task(task_run_name="forecast", **retries.COMPUTING)
@@ -160,15 +126,6 @@ def forecast(model: registry.ModelVersion, batch: pd.DataFrame, made_at: datetim
     return rows.loc[rows["forecast_mw"].notna(), rules.columns(schema.PREDICTIONS)]
 
 
-@task(task_run_name="what is new", **retries.READING)
-def not_yet_made(predictions_fg: FeatureGroup, rows: pd.DataFrame, window: Window) -> pd.DataFrame:
-    """The rows whose zone, hour and issue this version has not forecast yet: what was said stays said."""
-    key = ["zone", "hour", "model_version", "issued_at"]
-    made = predictions_fg.read(start_time=window.start, end_time=window.end)[key].assign(is_made=True)
-    marked = rows.merge(made, on=key, how="left")
-    return marked.loc[marked["is_made"].isna(), list(rows.columns)]
-
-
 # --- what forecasts were worth -----------------------------------------------------------------------
 
 
@@ -177,7 +134,7 @@ def hindcast(fs: FeatureStore, predictions_fg: FeatureGroup, until: datetime, no
     """What the forecasts of the last four weeks were worth, beside the baseline and the operator on the same hours."""
     import pandas as pd
 
-    from flows.electricity import hindcasting
+    from flows import hindcasting
 
     start = until - HINDCAST
     predictions = predictions_fg.read(start_time=start, end_time=until)
@@ -186,8 +143,42 @@ def hindcast(fs: FeatureStore, predictions_fg: FeatureGroup, until: datetime, no
     operator = fs.get_feature_group(schema.OPERATOR_GROUP, schema.VERSION).read(
         start_time=start, end_time=until + timedelta(days=1)
     )
-    joined = hindcasting.with_truth(predictions, demand, at=pd.Timestamp(now), expires_after=EXPIRES_AFTER)
-    return hindcasting.worth(joined, operator)
+    joined = hindcasting.with_truth(
+        predictions, demand, key=["zone", "hour"], truth="demand_mw", target_time="hour", at=pd.Timestamp(now),
+        expires_after=EXPIRES_AFTER,
+    )  # fmt: skip
+    return worth(joined, operator)
+
+
+def worth(joined: pd.DataFrame, operator: pd.DataFrame) -> dict[str, Any]:
+    """The errors of matured forecasts, beside the baseline's and the operator's on the same hours.
+
+    Args:
+        joined: of `hindcasting.with_truth`, with baseline_mw and backfilled.
+        operator: zone, hour, forecast_mw.
+    Returns:
+        `errors_of` says what was measured: forecasts made in time; or, only where there is none of them, rows computed
+        after their hour had begun, which make no hindcast but a backtest. Then counts by state; MAE and MAPE of
+        forecast, baseline and operator, null where there is nothing to measure on.
+    """
+    from flows import hindcasting, regression
+
+    judged = hindcasting.judged(joined)
+    rows = judged.matured("baseline_mw").merge(
+        operator[["zone", "hour", "forecast_mw"]].rename(columns={"forecast_mw": "operator_mw"}),
+        on=["zone", "hour"], how="left",
+    )  # fmt: skip
+    both = rows[rows["operator_mw"].notna()]
+    ours = {"mae_mw": "forecast_mw", "baseline_mae_mw": "baseline_mw"}
+    beside = {"operator_mae_mw": "operator_mw", "mae_mw_beside_operator": "forecast_mw"}
+    return {
+        "errors_of": judged.kind,
+        **judged.states(),
+        "rows_measured": len(rows),
+        **hindcasting.mean_absolute_errors(rows, "demand_mw", ours),
+        "mape": None if rows.empty else regression.mape(rows["demand_mw"], rows["forecast_mw"]),
+        **hindcasting.mean_absolute_errors(both, "demand_mw", beside),
+    }
 
 
 def summary(

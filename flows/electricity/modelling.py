@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.errors import InvalidData
-from featurestore.times import Window
-from flows import evaluation, regression
+from flows import boosting, evaluation, regression, splitting
 from flows.electricity import schema
+from flows.splitting import SplitPlan, Splits
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xgboost
 
     Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -33,93 +31,39 @@ XGBOOST: Mapping[str, Any] = {
 }
 """What is not searched for. The absolute error is what the gate counts, and a storm does not rule it."""
 
-SEARCHED: Mapping[str, Any] = {
-    "max_depth": (4, 9),
-    "min_child_weight": (2.0, 60.0),
-    "subsample": (0.6, 1.0),
-    "colsample_bytree": (0.4, 0.9),
-    "reg_lambda": (0.5, 30.0),
-}
-START: Mapping[str, Any] = {
-    "max_depth": 6, "min_child_weight": 10.0, "subsample": 0.8, "colsample_bytree": 0.6, "reg_lambda": 1.0,
-}  # fmt: skip
-"""Where the search begins: what it proposes must be better than this."""
-
-TRIALS, FOLDS = 8, 2
-SEARCH_ROWS = 20_000
-"""Rows of a fold beyond which only every n-th issue is searched on: finding good parameters needs no more."""
-
-SEARCH_TREES = {"learning_rate": 0.15, "n_estimators": 150, "early_stopping_rounds": 15}
-
 LABEL_DELAY = timedelta(days=2)
 """All hours that an issue forecasts are known two days after it."""
 
-VALIDATION_SHARE, TEST_SHARE = 0.13, 0.20
-LONGEST_TEST = timedelta(days=365)
-SHORTEST = timedelta(days=45)
+SPLITS = SplitPlan(
+    label_delay=LABEL_DELAY, validation_share=0.13, test_share=0.20, longest_test=timedelta(days=365),
+    label="demand",
+)  # fmt: skip
+
+SEARCH = boosting.Search(
+    space={
+        "max_depth": (4, 9),
+        "min_child_weight": (2.0, 60.0),
+        "subsample": (0.6, 1.0),
+        "colsample_bytree": (0.4, 0.9),
+        "reg_lambda": (0.5, 30.0),
+    },
+    start={
+        "max_depth": 6, "min_child_weight": 10.0, "subsample": 0.8, "colsample_bytree": 0.6, "reg_lambda": 1.0,
+    },
+    gap=LABEL_DELAY,
+    logarithmic=("min_child_weight", "reg_lambda"),
+    changes={"learning_rate": 0.15, "n_estimators": 150, "early_stopping_rounds": 15},
+    seed=SEED,
+)  # fmt: skip
 
 LEAST_SKILL = {"same hour last week": 0.30}
 """The gate: an error this much lower than the seasonal-naive forecast's. Every other baseline must be beaten too."""
 
-
-@dataclass(frozen=True)
-class Splits:
-    """Three windows of issues, one after another. What an issue of each forecast is known when the next one begins."""
-
-    train: Window
-    validation: Window
-    test: Window
-
-
-def splits_of(first: datetime, end: datetime) -> Splits:
-    """The splits of the issues of [first, end), in whole days from the end, with the label delay before the test.
-
-    Raises:
-        InvalidData: the span is too short for all three.
-
-    >>> from datetime import UTC
-    >>> splits = splits_of(datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC))
-    >>> print(splits.train, splits.validation, splits.test, sep="\\n")
-    [2025-01-01 00:00, 2025-09-01 00:00)
-    [2025-09-01 00:00, 2025-10-18 00:00)
-    [2025-10-20 00:00, 2026-01-01 00:00)
-    """
-    span = end - first
-    if span < SHORTEST:
-        raise InvalidData(
-            f"Demand is known for the issues from {first} to {end} only, {max(span.days, 0)} days: too few for "
-            f"training, validation and test (at least {SHORTEST.days}). Run the feature pipeline for more history, or "
-            "give a later end."
-        )
-    days = span // timedelta(days=1)
-    test_start = end - min(timedelta(days=round(TEST_SHARE * days)), LONGEST_TEST)
-    validation_end = test_start - LABEL_DELAY
-    validation_start = validation_end - timedelta(days=round(VALIDATION_SHARE * days))
-    return Splits(Window(first, validation_start), Window(validation_start, validation_end), Window(test_start, end))
-
-
-def windows_by_name(splits: Splits) -> dict[str, Window]:
-    """The windows by name."""
-    return {name: Window(*window) for name, window in asdict(splits).items()}
+NEVER = {"zone", *schema.NEVER_FEATURES, *schema.BASELINES.values()}
+"""Keys, times and baselines are not learned from."""
 
 
 # --- the model ---------------------------------------------------------------------------------------
-
-
-def feature_columns(X_train: pd.DataFrame) -> list[str]:
-    """The columns to learn from, in order: no key, time or baseline, and nothing that is null throughout training.
-
-    >>> import pandas as pd
-    >>> feature_columns(pd.DataFrame({"zone": ["a"], "local_hour": [1], "temperature_c": [None], "issued_at": [0]}))
-    ['local_hour']
-    """
-    left_out = {"zone", *schema.NEVER_FEATURES, *schema.BASELINES.values()}
-    return [name for name in X_train if name not in left_out and bool(X_train[name].notna().any())]
-
-
-def matrix(X: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The named columns as float64, nulls as NaN."""
-    return X[list(names)].astype("float64")
 
 
 def usable(X: pd.DataFrame) -> pd.Series:
@@ -130,30 +74,6 @@ def usable(X: pd.DataFrame) -> pd.Series:
 def ratio(y: pd.Series, X: pd.DataFrame) -> pd.Series:
     """What the model learns: demand as a multiple of the zone's last 168 hours."""
     return y / X[schema.SCALE].astype("float64")
-
-
-def fit_xgboost(
-    X_train: pd.DataFrame, y_train: pd.Series, X_validation: pd.DataFrame, y_validation: pd.Series,
-    found: Mapping[str, Any], **changes: Any,
-) -> xgboost.XGBRegressor:  # fmt: skip
-    """Boosted trees on ratios, stopped where the error on validation no longer falls."""
-    from xgboost import XGBRegressor
-
-    model = XGBRegressor(**{**XGBOOST, **found, **changes})
-    return model.fit(X_train, y_train, eval_set=[(X_validation, y_validation)], verbose=False)
-
-
-def refit(model: xgboost.XGBRegressor, X: pd.DataFrame, y: pd.Series) -> xgboost.XGBRegressor:
-    """The same model on training and validation together, with as many trees as validation asked for.
-
-    The newest months teach most; what was tuned on them is judged on none of them.
-    """
-    from xgboost import XGBRegressor
-
-    params = {name: value for name, value in model.get_params().items() if value is not None}
-    params |= {"n_estimators": model.best_iteration + 1}
-    params.pop("early_stopping_rounds", None)
-    return XGBRegressor(**params).fit(X, y, verbose=False)
 
 
 def fit_ridge(X: pd.DataFrame, y: pd.Series) -> Any:
@@ -176,56 +96,6 @@ def fit_ridge(X: pd.DataFrame, y: pd.Series) -> Any:
         Ridge(alpha=1.0),
     )
     return model.fit(X, y)
-
-
-def search(X: pd.DataFrame, y: pd.Series, issued_at: pd.Series, *, names: Sequence[str]) -> dict[str, Any]:
-    """Parameters with the lowest error on folds that move forward in time, found within a budget of trials.
-
-    Args:
-        X, y, issued_at: training rows, what they should give (ratios), and their issues. Validation is not among them.
-        names: the columns to learn from.
-    Returns:
-        One value for each of `SEARCHED`. The same rows give the same values.
-    """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    start, end = issued_at.min().to_pydatetime(), issued_at.max().to_pydatetime() + timedelta(hours=1)
-    length = (end - start) / (FOLDS + 4)
-    folds = regression.rolling_origin(start, end, folds=FOLDS, validation=length, gap=LABEL_DELAY)
-    day = (issued_at - issued_at.min()).dt.days.to_numpy()
-    every = max(1, -(-len(X) // SEARCH_ROWS))
-    parts = []
-    for train, validation in folds:
-        rows = [
-            ((issued_at >= w.start) & (issued_at < w.end)).to_numpy() & (day % every == 0) for w in (train, validation)
-        ]
-        parts.append([(matrix(X[chosen], names), y[chosen]) for chosen in rows])
-
-    def error(trial: optuna.Trial) -> float:
-        found = {
-            name: trial.suggest_int(name, *bounds) if isinstance(bounds[0], int)
-            else trial.suggest_float(name, *bounds, log=name in ("min_child_weight", "reg_lambda"))
-            for name, bounds in SEARCHED.items()
-        }  # fmt: skip
-        return float(np.mean([
-            fit_xgboost(*train, *validation, found, **SEARCH_TREES).best_score for train, validation in parts
-        ]))  # fmt: skip
-
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=SEED))
-    study.enqueue_trial(dict(START))
-    study.optimize(error, n_trials=TRIALS)
-    return dict(study.best_params)
-
-
-def _within(times: pd.Series, window: Window) -> Any:
-    return ((times >= window.start) & (times < window.end)).to_numpy()
-
-
-def gain(model: xgboost.XGBRegressor) -> dict[str, float]:
-    """How much each feature improved the trees, by name."""
-    found = model.get_booster().get_score(importance_type="total_gain")
-    return {name: float(value) for name, value in found.items() if not isinstance(value, list)}
 
 
 # --- what it is worth --------------------------------------------------------------------------------
@@ -341,9 +211,7 @@ def training_report(result: Result, decision: evaluation.Decision, splits: Split
     lines = [
         f"**{'Accepted' if decision.accepted else 'Rejected'}**: " + "; ".join(decision.reasons) + ".",
         "",
-        "| split | issues of | rows |",
-        "| --- | --- | ---: |",
-        *(f"| {name} | {window} | {rows.get(name, 0):,} |" for name, window in windows_by_name(splits).items()),
+        *splitting.table(splits, rows, of="issues of"),
         "",
         f"| on test, n {result.skill.n:,} | MAE, MW | 95 % interval over issues | MAPE, % | RMSE, MW |",
         "| --- | ---: | --- | ---: | ---: |",

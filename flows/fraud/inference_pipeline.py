@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow, get_run_logger, task
 
 import featurestore
-from featurestore.errors import InvalidData, InvalidTime, NotFound
+from featurestore.errors import InvalidData
 from featurestore.times import Window
-from flows import command_line, events, registry, retries, rules, windows
+from flows import command_line, events, explaining, registry, retries, rules, serving, windows
 from flows.fraud import schema
 from flows.settings import Settings
 from flows.writing import write
@@ -24,13 +24,13 @@ from flows.writing import write
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featurestore import Commit, FeatureGroup, FeatureStore, FeatureView
+    from featurestore import Commit, FeatureGroup, FeatureStore
 
 
 FIRST_WINDOW = timedelta(days=7)
 """What the first run scores: the transactions whose outcome nobody knows yet."""
 
-TRAINED_BY = "prefect deployment run fraud-training/fraud-training, or python -m flows.fraud.training_pipeline"
+SYSTEM = "fraud"
 
 
 @flow(name="fraud-inference")
@@ -43,14 +43,17 @@ def fraud_inference(start: datetime | None = None, end: datetime | None = None) 
     settings = Settings()
     fs = featurestore.connect(home=settings.store_home)
     registry.bootstrap(settings)
-    champion = registry.require_champion(schema.MODEL, trained_by=TRAINED_BY)
+    champion = registry.require_champion(schema.MODEL, trained_by=serving.trained_by(SYSTEM))
     predictions_fg = predictions_group(fs)
-    window = window_to_score(fs, predictions_fg, start, end)
+    window = serving.window_to_predict(
+        fs.get_feature_group(schema.TRANSACTIONS_GROUP, schema.VERSION), predictions_fg, start, end,
+        first_window=FIRST_WINDOW, system=SYSTEM,
+    )  # fmt: skip
     if window is None:
         get_run_logger().info("Skipped: there are no features newer than the predictions.")
         events.summary_artifact("fraud-inference-summary", [summary(champion, None, None, 0)])
         return 0
-    batch = read_batch(fs, champion, window)
+    batch = with_cards(fs, serving.read_batch(fs, champion, window), window)
     predictions: pd.DataFrame = score(champion, batch, window)
     commit = write(predictions_fg, predictions, window)
     flagged = int(predictions["is_flagged"].sum())
@@ -68,38 +71,9 @@ def predictions_group(fs: FeatureStore) -> FeatureGroup:
     )  # fmt: skip
 
 
-def window_to_score(
-    fs: FeatureStore, predictions_fg: FeatureGroup, start: datetime | None, end: datetime | None
-) -> Window | None:
-    """What is asked for, else from the end of the last predictions to the end of the features.
-
-    Raises:
-        NotFound: there are no features yet.
-        InvalidTime: the start lies after the end, or the end beyond the features: rows to come would never be scored.
-    """
-    known_until = fs.get_feature_group(schema.TRANSACTIONS_GROUP, schema.VERSION).watermark
-    if known_until is None:
-        raise NotFound(
-            f"Feature group {schema.TRANSACTIONS_GROUP} is empty: there is nothing to score. Run the feature pipeline "
-            "first: prefect deployment run fraud-features/fraud-features."
-        )
-    window = windows.next_window(
-        predictions_fg.watermark, start, known_until if end is None else end, earliest=known_until - FIRST_WINDOW
-    )
-    if window is not None and window.end > known_until:
-        raise InvalidTime(
-            f"The window {window} ends after the features, which are committed until {known_until}. Give an end up to "
-            "there, or run the feature pipeline first."
-        )
-    return window
-
-
-@task(task_run_name="read batch of {window}", **retries.READING)
-def read_batch(fs: FeatureStore, model: registry.ModelVersion, window: Window) -> pd.DataFrame:
-    """The model's features of the window's transactions, by its own view and training dataset, with tid and cc_num."""
-    view = view_of(fs, model)
-    view.init_batch_scoring(model.lineage.training_dataset_version)
-    batch = view.get_batch_data(window.start, window.end, primary_keys=True, event_time=True)
+@task(task_run_name="cards of {window}", **retries.READING)
+def with_cards(fs: FeatureStore, batch: pd.DataFrame, window: Window) -> pd.DataFrame:
+    """The batch with the card of each transaction, which is no feature of the model."""
     transactions = fs.get_feature_group(schema.TRANSACTIONS_GROUP, schema.VERSION)
     cards = transactions.read(start_time=window.start, end_time=window.end)[["tid", "cc_num"]]
     return batch.drop(columns="cc_num", errors="ignore").merge(cards, on="tid", validate="one_to_one")
@@ -147,11 +121,6 @@ def summary(model: registry.ModelVersion, window: Window | None, commit: Commit 
     }
 
 
-def view_of(fs: FeatureStore, model: registry.ModelVersion) -> FeatureView:
-    """The view a model was trained on."""
-    return fs.get_feature_view(model.lineage.feature_view, model.lineage.feature_view_version)
-
-
 def threshold_of(model: registry.ModelVersion) -> float:
     """The score from which the model flags.
 
@@ -167,15 +136,6 @@ def threshold_of(model: registry.ModelVersion) -> float:
 
 
 @dataclass(frozen=True)
-class Reason:
-    """A feature, its value in this request, and what it added to the log-odds of fraud."""
-
-    feature: str
-    value: float | None
-    contribution: float
-
-
-@dataclass(frozen=True)
 class Prediction:
     """The answer to one request; `degraded` says that something was not known, and `why` what."""
 
@@ -183,7 +143,7 @@ class Prediction:
     score: float
     threshold: float
     model_version: int
-    reasons: tuple[Reason, ...]
+    reasons: tuple[explaining.Reason, ...]
     degraded: bool
     why: tuple[str, ...]
 
@@ -205,13 +165,13 @@ class Predictor:
         fs = featurestore.connect(home=settings.store_home, clock=windows.now)
         registry.bootstrap(settings)
         self.model = (
-            registry.require_champion(schema.MODEL, trained_by=TRAINED_BY)
+            registry.require_champion(schema.MODEL, trained_by=serving.trained_by(SYSTEM))
             if version is None
             else registry.version(schema.MODEL, version)
         )
         self.threshold = threshold_of(self.model)
         self._loaded = registry.load(self.model)
-        self._view = view_of(fs, self.model)
+        self._view = serving.view_of(fs, self.model)
         self._view.init_serving(self.model.lineage.training_dataset_version)
         self._names = self._view.feature_names
         self._card_windows = fs.get_feature_group(schema.CARD_WINDOWS_GROUP, schema.VERSION)
@@ -250,7 +210,7 @@ class Predictor:
             score=score,
             threshold=self.threshold,
             model_version=self.model.version,
-            reasons=contributions(self._loaded, values)[: self._reasons],
+            reasons=explaining.reasons(self._loaded, values)[: self._reasons],
             degraded=bool(why),
             why=why,
         )
@@ -274,21 +234,6 @@ def unknowns(
     if merchant_values and all(value is None or value != value for value in merchant_values):
         found.append(f"merchant {merchant} has no outcome known in the last {schema.MERCHANT_TTL.days} days")
     return tuple(found)
-
-
-def contributions(model: registry.LoadedModel, values: Mapping[str, Any]) -> tuple[Reason, ...]:
-    """What each feature added to the log-odds, largest in size first (SHAP values, as XGBoost computes them)."""
-    import numpy as np
-    import xgboost
-
-    names = list(model.feature_names)
-    row = np.array([[values[name] for name in names]], dtype=np.float64)
-    added = model.booster.predict(xgboost.DMatrix(row, feature_names=names), pred_contribs=True)[0]
-    reasons = [
-        Reason(name, None if value != value else float(value), float(each))
-        for name, value, each in zip(names, row[0], added, strict=False)  # the last one added is the bias
-    ]
-    return tuple(sorted(reasons, key=lambda reason: -abs(reason.contribution)))
 
 
 if __name__ == "__main__":

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.errors import InvalidData
-from featurestore.times import Window
-from flows import evaluation
+from flows import evaluation, splitting
 from flows.fraud import schema
+from flows.splitting import SplitPlan, Splits
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xgboost
 
     Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 SEED = 20260101
 XGBOOST: Mapping[str, Any] = {
+    "objective": "binary:logistic",
     "max_depth": 5,
     "learning_rate": 0.05,
     "n_estimators": 400,
@@ -42,80 +41,15 @@ FALSE_ALARM_USD = 10.0
 CALLS_PER_DAY = 100
 """Cards that the investigators can call in a day."""
 
-BURN_IN_SHARE, VALIDATION_SHARE, TEST_SHARE = 1 / 6, 0.14, 0.16
-"""Shares of the span: its beginning, where merchants have no known outcomes yet, is not learned from."""
+SPLITS = SplitPlan(
+    label_delay=schema.LABEL_DELAY, validation_share=0.14, test_share=0.16, burn_in_share=1 / 6, shortest=timedelta(0),
+    label="outcomes",
+)  # fmt: skip
+"""The span's beginning, where merchants have no known outcomes yet, is not learned from. Between validation and test
+lies the label delay: who chose the threshold at the start of the test knew all the outcomes used."""
 
 LOG_COLUMNS = ("amount", "distance_km", "speed_kmh", "seconds_since_previous")
 AMOUNT_BANDS = (0.0, 20.0, 50.0, 100.0, 200.0)
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Three windows, one after another. Outcomes of each are known when the next one begins."""
-
-    train: Window
-    validation: Window
-    test: Window
-
-
-def splits_of(first: datetime, end: datetime) -> Splits:
-    """The splits of the transactions of [first, end), in whole days from the end.
-
-    Between validation and test lies the label delay: who chose the threshold at the start of the test knew all the
-    outcomes used. Between training and validation it is the embargo of the training dataset that leaves it out.
-
-    Args:
-        first: time of the first transaction.
-        end: outcomes of all transactions before it are known.
-    Raises:
-        InvalidData: the span is too short for all three.
-
-    >>> from datetime import UTC
-    >>> splits = splits_of(datetime(2018, 4, 1, tzinfo=UTC), datetime(2018, 9, 24, tzinfo=UTC))
-    >>> print(splits.train, splits.validation, splits.test, sep="\\n")
-    [2018-04-30 00:00, 2018-07-26 00:00)
-    [2018-07-26 00:00, 2018-08-20 00:00)
-    [2018-08-27 00:00, 2018-09-24 00:00)
-    """
-    days = (end - first) // timedelta(days=1)
-    test_start = end - timedelta(days=max(1, round(TEST_SHARE * days)))
-    validation_end = test_start - schema.LABEL_DELAY
-    validation_start = validation_end - timedelta(days=max(1, round(VALIDATION_SHARE * days)))
-    train_start = first + timedelta(days=int(BURN_IN_SHARE * days))
-    if train_start >= validation_start - schema.LABEL_DELAY:
-        raise InvalidData(
-            f"Outcomes are known of the transactions from {first} to {end} only, {max(days, 0)} days: too few for "
-            "training, validation and test with the label delay of 7 days between them. Run the feature pipeline for "
-            "more history (about two months at least), or give a later end."
-        )
-    return Splits(
-        Window(train_start, validation_start), Window(validation_start, validation_end), Window(test_start, end)
-    )
-
-
-def feature_columns(X_train: pd.DataFrame) -> list[str]:
-    """The columns to learn from, in order: no key or time, and nothing that is null throughout the training split.
-
-    >>> import pandas as pd
-    >>> feature_columns(pd.DataFrame({"tid": ["a"], "amount": [1.0], "distance_km": [None]}))
-    ['amount']
-    """
-    return [name for name in X_train if name not in schema.NEVER_FEATURES and bool(X_train[name].notna().any())]
-
-
-def matrix(X: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The named columns as float64, nulls as NaN."""
-    return X[list(names)].astype("float64")
-
-
-def fit_xgboost(
-    X_train: pd.DataFrame, y_train: pd.Series, X_validation: pd.DataFrame, y_validation: pd.Series
-) -> xgboost.XGBClassifier:
-    """Boosted trees, stopped where the average precision on validation no longer grows."""
-    from xgboost import XGBClassifier
-
-    model = XGBClassifier(**XGBOOST)
-    return model.fit(X_train, y_train, eval_set=[(X_validation, y_validation)], verbose=False)
 
 
 def fit_logistic(X_train: pd.DataFrame, y_train: pd.Series) -> Any:
@@ -217,21 +151,13 @@ def slice_columns(X: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def gain(model: xgboost.XGBClassifier) -> dict[str, float]:
-    """How much each feature improved the trees, by name."""
-    found = model.get_booster().get_score(importance_type="total_gain")
-    return {name: float(value) for name, value in found.items() if not isinstance(value, list)}
-
-
 def training_report(result: Result, decision: evaluation.Decision, splits: Splits, rows: Mapping[str, int]) -> str:
     """What was measured, against what, and what was decided, as markdown."""
     tested = result.average_precision
     lines = [
         f"**{'Accepted' if decision.accepted else 'Rejected'}**: " + "; ".join(decision.reasons) + ".",
         "",
-        "| split | window | rows |",
-        "| --- | --- | ---: |",
-        *(f"| {name} | {window} | {rows.get(name, 0):,} |" for name, window in asdict_windows(splits).items()),
+        *splitting.table(splits, rows, of="window"),
         "",
         "| on test | average precision | 95 % interval over days |",
         "| --- | ---: | --- |",
@@ -280,11 +206,6 @@ def model_card(result: Result, splits: Splits, *, source: str, features: Sequenc
             "",
         ]
     )
-
-
-def asdict_windows(splits: Splits) -> dict[str, Window]:
-    """The windows by name."""
-    return {name: Window(*window) for name, window in asdict(splits).items()}
 
 
 def _interval(score: evaluation.Score) -> str:

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, task
 
 import featurestore
-from featurestore.errors import InvalidTime, NotFound
-from featurestore.times import Window
-from flows import command_line, evaluation, events, registry, retries
+from flows import boosting, command_line, evaluation, events, registry, retries, splitting, training
 from flows.deciding import decide
 from flows.fraud import modelling, schema
 from flows.settings import Settings
+from flows.splitting import Splits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from featurestore import FeatureGroup, FeatureStore, FeatureView, TrainingDataset
 
 
-FEATURES_FIRST = "Run the feature pipeline first: prefect deployment run fraud-features/fraud-features."
+SYSTEM = "fraud"
 
 
 @flow(name="fraud-training")
@@ -38,16 +37,17 @@ def fraud_training(end: datetime | None = None, force: bool = False) -> int:
     registry.bootstrap(settings)
     splits = splits_for(fs, end)
     view = feature_view(fs)
-    params = params_of(splits)
-    if not force and (last := trained_already(view, splits, params)) is not None:
+    params = training.params_of(splits, modelling.XGBOOST, {"cost_false_alarm_usd": modelling.FALSE_ALARM_USD})
+    if not force and (last := training.trained_already(schema.MODEL, view, splits, params)) is not None:
         return skipped(last)
-    dataset, data = read_splits(view, splits)
+    dataset, rows = training.read_splits(view, splits, label_delay=schema.LABEL_DELAY)
     if not force and (last := registry.existing_for(schema.MODEL, dataset.content_hash, params=params)) is not None:
         return skipped(last)
+    data = Data.of(rows)
     evaluation.check_enough(data.labels_and_days())
     trained = fit(data)
     champion = registry.champion(schema.MODEL)
-    result, decision = judge(fs, trained, data, champion, splits.test)
+    result, decision = judge(fs, trained, data, champion, splits)
     model, report, picture = register(fs, view, dataset, trained, data, result, decision, splits, params)
     events.model_registered(model)
     model = decide(model, decision)
@@ -60,7 +60,7 @@ def fraud_training(end: datetime | None = None, force: bool = False) -> int:
 
 
 class Data(NamedTuple):
-    """The three splits: features with tid, datetime and cc_num, and the label."""
+    """The three splits: features with tid and datetime, and the label."""
 
     X_train: pd.DataFrame
     X_validation: pd.DataFrame
@@ -68,6 +68,11 @@ class Data(NamedTuple):
     y_train: pd.Series
     y_validation: pd.Series
     y_test: pd.Series
+
+    @classmethod
+    def of(cls, rows: training.Data) -> Data:
+        """The splits with the outcome as their label."""
+        return cls(*rows[:3], *rows.label("is_fraud", "int64"))
 
     def labels_and_days(self) -> dict[str, tuple[Any, Any]]:
         """What `evaluation.check_enough` looks at."""
@@ -78,7 +83,7 @@ class Data(NamedTuple):
         }
 
 
-def splits_for(fs: FeatureStore, end: datetime | None) -> modelling.Splits:
+def splits_for(fs: FeatureStore, end: datetime | None) -> Splits:
     """The splits of the transactions whose outcomes were known at the end.
 
     Raises:
@@ -87,29 +92,16 @@ def splits_for(fs: FeatureStore, end: datetime | None) -> modelling.Splits:
         InvalidData: the span is too short.
     """
     transactions = group_of(fs, schema.TRANSACTIONS_GROUP)
-    known_until = group_of(fs, schema.LABELS_GROUP).watermark
-    if known_until is None or transactions.watermark is None:
-        raise NotFound(f"There are no transactions with known outcomes in the store yet. {FEATURES_FIRST}")
-    if end is not None and end > known_until:
-        raise InvalidTime(f"Outcomes are committed until {known_until}, not until {end}. {FEATURES_FIRST}")
-    mature = (known_until if end is None else end) - schema.LABEL_DELAY
-    return modelling.splits_of(first_time(transactions, mature), mature)
-
-
-def first_time(transactions: FeatureGroup, end: datetime) -> datetime:
-    """Midnight of the day of the first transaction before the end."""
-    times = transactions.select(["datetime"]).read(end_time=end)["datetime"]
-    if times.empty:
-        raise NotFound(f"There is no transaction before {end} in {transactions.name}. {FEATURES_FIRST}")
-    return times.min().floor("D").to_pydatetime()
+    mature = training.mature_until(
+        transactions, group_of(fs, schema.LABELS_GROUP), end,
+        label_delay=schema.LABEL_DELAY, what="outcomes", system=SYSTEM,
+    )  # fmt: skip
+    return splitting.splits_of(training.first_day(transactions, mature, system=SYSTEM), mature, modelling.SPLITS)
 
 
 def group_of(fs: FeatureStore, name: str) -> FeatureGroup:
     """A group that the feature pipeline makes."""
-    try:
-        return fs.get_feature_group(name, schema.VERSION)
-    except NotFound as error:
-        raise NotFound(f"{error} {FEATURES_FIRST}") from error
+    return training.group_of(fs, name, schema.VERSION, system=SYSTEM)
 
 
 def feature_view(fs: FeatureStore) -> FeatureView:
@@ -130,49 +122,11 @@ def feature_view(fs: FeatureStore) -> FeatureView:
     )
 
 
-@task(task_run_name="training dataset", **retries.READING)
-def read_splits(view: FeatureView, splits: modelling.Splits) -> tuple[TrainingDataset, Data]:
-    """A new version of the view's training dataset, and its rows."""
-    train, validation, test = splits.train, splits.validation, splits.test
-    version, _ = view.create_train_validation_test_split(
-        train_start=train.start, train_end=train.end, validation_start=validation.start,
-        validation_end=validation.end, test_start=test.start, test_end=test.end, embargo=schema.LABEL_DELAY,
-        description=f"Outcomes known by {test.end + schema.LABEL_DELAY:%Y-%m-%d %H:%M}",
-    )  # fmt: skip
-    *features, y_train, y_validation, y_test = view.get_train_validation_test_split(
-        version, primary_keys=True, event_time=True
-    )
-    labels = (y["is_fraud"].astype("int64") for y in (y_train, y_validation, y_test))
-    return view.training_dataset(version), Data(*features, *labels)
-
-
-def params_of(splits: modelling.Splits) -> dict[str, Any]:
-    """All that a rerun must repeat, as the registry keeps it."""
-    named = {f"{name}_window": str(window) for name, window in modelling.asdict_windows(splits).items()}
-    return dict(modelling.XGBOOST) | named | {"cost_false_alarm_usd": modelling.FALSE_ALARM_USD}
-
-
-def trained_already(
-    view: FeatureView, splits: modelling.Splits, params: Mapping[str, Any]
-) -> registry.ModelVersion | None:
-    """The newest version, if it was trained on these very splits of these very commits, in this very way."""
-    versions = registry.versions(schema.MODEL)
-    if not versions:
-        return None
-    lineage = versions[-1].lineage
-    same = (
-        (lineage.feature_view, lineage.feature_view_version) == (view.name, view.version)
-        and lineage.training_window == Window(splits.train.start, splits.test.end)
-        and dict(lineage.delta_versions) == dict(view.delta_versions())
-    )
-    return registry.existing_for(schema.MODEL, lineage.training_dataset_hash, params=params) if same else None
-
-
 def skipped(model: registry.ModelVersion) -> int:
     """Say that there is nothing new to learn from."""
-    get_run_logger().info("Skipped: %s was trained on these very data. Use force to train again.", model)
-    events.summary_artifact("fraud-training-summary", [summary(model, "skipped", "nothing new since this version")])
-    return model.version
+    return training.skipped(
+        model, "fraud-training-summary", summary(model, "skipped", "nothing new since this version")
+    )
 
 
 # --- model -------------------------------------------------------------------------------------------
@@ -181,7 +135,7 @@ def skipped(model: registry.ModelVersion) -> int:
 class Trained(NamedTuple):
     """The model, the simple one beside it, the columns both were fitted on, and the threshold."""
 
-    model: xgboost.XGBClassifier
+    model: xgboost.XGBModel
     logistic: Any
     names: list[str]
     threshold: float
@@ -190,11 +144,11 @@ class Trained(NamedTuple):
 @task(task_run_name="fit", **retries.COMPUTING)
 def fit(data: Data) -> Trained:
     """Fit the model and the simple one on the training split, and choose the threshold on validation."""
-    names = modelling.feature_columns(data.X_train)
-    X_train, X_validation = (modelling.matrix(X, names) for X in (data.X_train, data.X_validation))
-    model = modelling.fit_xgboost(X_train, data.y_train, X_validation, data.y_validation)
+    names = boosting.feature_columns(data.X_train, never=schema.NEVER_FEATURES)
+    X_train, X_validation = (boosting.matrix(X, names) for X in (data.X_train, data.X_validation))
+    model = boosting.fit(X_train, data.y_train, X_validation, data.y_validation, modelling.XGBOOST)
     threshold = evaluation.choose_threshold(
-        data.y_validation, model.predict_proba(X_validation)[:, 1], data.X_validation["amount"],
+        data.y_validation, boosting.predict(model, X_validation), data.X_validation["amount"],
         cost_false_alarm=modelling.FALSE_ALARM_USD,
     )  # fmt: skip
     return Trained(model, modelling.fit_logistic(X_train, data.y_train), names, threshold.value)
@@ -202,36 +156,26 @@ def fit(data: Data) -> Trained:
 
 @task(task_run_name="judge", **retries.COMPUTING)
 def judge(
-    fs: FeatureStore, trained: Trained, data: Data, champion: registry.ModelVersion | None, window: Window
+    fs: FeatureStore, trained: Trained, data: Data, champion: registry.ModelVersion | None, splits: Splits
 ) -> tuple[modelling.Result, evaluation.Decision]:
     """Measure on test, and decide against prevalence, the simple model and the champion, all on the same rows."""
-    X_test = modelling.matrix(data.X_test, trained.names)
-    scores = trained.model.predict_proba(X_test)[:, 1]
+    X_test = boosting.matrix(data.X_test, trained.names)
+    scores = boosting.predict(trained.model, X_test)
     logistic = trained.logistic.predict_proba(X_test)[:, 1]
     others = {"prevalence": [float(data.y_train.mean())] * len(scores), "logistic": logistic}
     if champion is not None:
-        others[f"champion (version {champion.version})"] = champion_scores(fs, champion, data.X_test["tid"], window)
-    cards = by_tid(group_of(fs, schema.TRANSACTIONS_GROUP), "cc_num", data.X_test["tid"], window)
+        others[f"champion (version {champion.version})"] = training.champion_scores(
+            fs, champion, data.X_test, splits, key=["tid"]
+        )
+    cards = by_tid(group_of(fs, schema.TRANSACTIONS_GROUP), "cc_num", data.X_test["tid"], splits)
     result = modelling.judge(data.y_test, scores, logistic, data.X_test, cards, threshold=trained.threshold)
     decision = evaluation.beats(data.y_test, scores, others, blocks=modelling.days_of(data.X_test))
     return result, decision
 
 
-def champion_scores(fs: FeatureStore, champion: registry.ModelVersion, tids: pd.Series, window: Window) -> pd.Series:
-    """The champion's scores of these transactions, by its own view and training dataset."""
-    import pandas as pd
-
-    lineage = champion.lineage
-    view = fs.get_feature_view(lineage.feature_view, lineage.feature_view_version)
-    view.init_batch_scoring(lineage.training_dataset_version)
-    batch = view.get_batch_data(window.start, window.end, primary_keys=True, event_time=True)
-    scores = pd.Series(registry.load(champion).score(batch), index=batch["tid"])
-    return scores.loc[tids].reset_index(drop=True)
-
-
-def by_tid(transactions: FeatureGroup, column: str, tids: pd.Series, window: Window) -> pd.Series:
+def by_tid(transactions: FeatureGroup, column: str, tids: pd.Series, splits: Splits) -> pd.Series:
     """A column of these transactions that is no feature, in their order."""
-    rows = transactions.read(start_time=window.start, end_time=window.end)
+    rows = transactions.read(start_time=splits.test.start, end_time=splits.test.end)
     return rows.set_index("tid")[column].loc[tids].reset_index(drop=True)
 
 
@@ -244,16 +188,16 @@ def register(
     data: Data,
     result: modelling.Result,
     decision: evaluation.Decision,
-    splits: modelling.Splits,
+    splits: Splits,
     params: Mapping[str, Any],
 ) -> tuple[registry.ModelVersion, str, bytes]:
     """Register the model with all it came from, its report and its pictures."""
-    X_test = modelling.matrix(data.X_test, trained.names)
+    X_test = boosting.matrix(data.X_test, trained.names)
     source = group_of(fs, schema.TRANSACTIONS_GROUP).tags["source"]
     picture = evaluation.precision_recall_plot(
         data.y_test,
         {
-            "XGBoost": trained.model.predict_proba(X_test)[:, 1],
+            "XGBoost": boosting.predict(trained.model, X_test),
             "logistic": trained.logistic.predict_proba(X_test)[:, 1],
         },
         title=f"Card fraud, {source}, {splits.test}",
@@ -263,28 +207,18 @@ def register(
     model = registry.log_model(
         schema.MODEL,
         trained.model,
-        lineage=registry.Lineage(
-            feature_view=view.name,
-            feature_view_version=view.version,
-            training_dataset_version=dataset.version,
-            training_dataset_hash=dataset.content_hash,
-            delta_versions=dataset.delta_versions,
-            training_window=Window(splits.train.start, splits.test.end),
-            source=source,
-            threshold=trained.threshold,
-        ),
+        lineage=training.lineage_of(view, dataset, splits, source=source, threshold=trained.threshold),
         example=X_test,
         params=params,
         metrics=result.metrics(),
         model_card=modelling.model_card(
             result, splits, source=source, features=trained.names,
-            dataset=f"view {view.name} version {view.version}, training dataset {dataset.version} "
-            f"(`{dataset.content_hash[:12]}`)",
+            dataset=training.named_dataset(view, dataset),
         ),
         training_report=report,
         plots={
             "precision_recall": picture,
-            "importance": evaluation.importance_plot(modelling.gain(trained.model), title="Card fraud: what it uses"),
+            "importance": evaluation.importance_plot(boosting.gain(trained.model), title="Card fraud: what it uses"),
         },
     )  # fmt: skip
     return model, report, picture

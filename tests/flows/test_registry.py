@@ -197,6 +197,16 @@ def test_run_keeps_files_dataset_signature_and_example(home, trained):
     assert len(json.loads((folder / "input_example.json").read_text())["data"]) == 5
 
 
+def test_version_keeps_what_it_goes_by_and_one_without_it_says_nothing(home, trained):
+    model = log(trained)
+    found = registry.explanation(model)
+    assert set(found) == set(trained.features.columns)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    [kept] = home.rglob("explanation.json")
+    kept.unlink()
+    assert registry.explanation(model) == {}
+
+
 def test_mlflow_itself_loads_the_version_and_refuses_a_missing_column(home, trained):
     import mlflow
 

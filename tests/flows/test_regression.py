@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -94,31 +91,6 @@ def test_slices_are_in_the_order_people_count_and_small_ones_say_so() -> None:
     assert [(part.value, part.n) for part in parts] == [("2", 11), ("10", 11), ("null", 2)]
     assert [part.skill for part in parts] == [0.5, 0.5, None]
     assert parts[2].note == "n too small (2; needs 3)"
-
-
-@quick
-@given(folds=st.integers(1, 5), length=st.integers(1, 20), gap=st.integers(0, 5))
-def test_folds_move_forward_never_overlap_and_leave_the_gap(folds: int, length: int, gap: int) -> None:
-    """T6, T7: each fold trains on the past of its validation only."""
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    end = start + timedelta(days=folds * length + gap + 1)
-    found = regression.rolling_origin(
-        start, end, folds=folds, validation=timedelta(days=length), gap=timedelta(days=gap)
-    )  # fmt: skip
-    assert len(found) == folds
-    assert found[-1][1].end == end
-    for train, validation in found:
-        assert train.start == start < train.end
-        assert validation.start - train.end == timedelta(days=gap)
-    assert all(one[1].end == two[1].start for one, two in pairwise(found))
-
-
-def test_folds_without_room_say_what_to_do() -> None:
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    with pytest.raises(InvalidData, match="Use fewer or shorter ones"):
-        regression.rolling_origin(
-            start, start + timedelta(days=9), folds=3, validation=timedelta(days=3), gap=timedelta(0)
-        )  # fmt: skip
 
 
 def test_nulls_and_lengths_that_differ_are_refused() -> None:

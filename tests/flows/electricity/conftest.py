@@ -9,6 +9,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -208,8 +209,7 @@ def training_in_a_hurry() -> Iterator[None]:
     from flows.electricity import modelling
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(modelling, "TRIALS", 1)
-        patch.setattr(modelling, "SEARCH_ROWS", 2_000)
+        patch.setattr(modelling, "SEARCH", replace(modelling.SEARCH, trials=1, rows=2_000))
         patch.setattr(
             modelling, "XGBOOST", {**modelling.XGBOOST, "learning_rate": 0.2, "n_estimators": 80, "n_jobs": 1}
         )

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import featurestore
 from featurestore.errors import InvalidData, InvalidTime, NotFound
-from flows import registry, windows
-from flows.electricity import feature_pipeline, hindcasting, inference_pipeline, modelling, schema, simulator, source
+from flows import hindcasting, registry, serving, windows
+from flows.electricity import feature_pipeline, inference_pipeline, modelling, schema, simulator, source
 from flows.electricity.feature_pipeline import electricity_features
 from flows.electricity.inference_pipeline import electricity_inference
 from flows.electricity.simulator import Trouble
@@ -167,16 +164,6 @@ def test_live_run_on_stubs_writes_and_its_next_run_recovers_what_a_failure_left(
 # --- training ----------------------------------------------------------------------------------------
 
 
-@given(days=st.integers(45, 3000))
-def test_splits_follow_one_another_with_the_label_delay_before_the_test(days: int) -> None:
-    first = END - timedelta(days=days)
-    splits = modelling.splits_of(first, END)
-    assert first == splits.train.start < splits.train.end == splits.validation.start < splits.validation.end
-    assert splits.test.start - splits.validation.end == modelling.LABEL_DELAY
-    assert splits.test.end == END
-    assert splits.test.end - splits.test.start <= modelling.LONGEST_TEST
-
-
 def test_model_is_measured_beside_baselines_and_operator_and_knows_all_it_came_from(with_champion: Settings) -> None:
     """T8, T14."""
     registry.bootstrap(with_champion)
@@ -213,23 +200,10 @@ def test_training_before_any_feature_beyond_the_known_or_on_too_little_says_what
     with pytest.raises(NotFound, match="electricity-features/electricity-features"):
         electricity_training()
     electricity_features(start=day(0), end=day(5))
-    with pytest.raises(InvalidTime, match=r"Demand is committed until 2026-02-06.*not until 2026-05-01"):
+    with pytest.raises(InvalidTime, match=r"Labels \(demand\) are committed until 2026-02-06.*not until 2026-05-01"):
         electricity_training(end=datetime(2026, 5, 1, tzinfo=UTC))
     with pytest.raises(InvalidData, match="Run the feature pipeline for more history"):
         electricity_training()
-
-
-def test_search_gives_the_same_parameters_for_the_same_rows() -> None:
-    """T18."""
-    rng = np.random.default_rng(1)
-    issued = pd.Series(pd.date_range("2026-01-01 10:00", periods=60, freq="D", tz="UTC").repeat(24))
-    X = pd.DataFrame({"a": rng.normal(size=len(issued)), "b": rng.normal(size=len(issued))})
-    y = X["a"] * 0.1 + 1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(modelling, "TRIALS", 3)
-        found = [modelling.search(X, y, issued, names=["a", "b"]) for _ in range(2)]
-    assert found[0] == found[1]
-    assert set(found[0]) == set(modelling.SEARCHED)
 
 
 # --- inference ---------------------------------------------------------------------------------------
@@ -287,7 +261,7 @@ def test_missing_weather_and_missing_demand_give_flagged_forecasts_never_nothing
     champion = registry.champion(schema.MODEL)
     fs = featurestore.connect(home=with_champion.store_home)
     window = windows.next_window(None, END - timedelta(days=1), END, earliest=START)
-    batch = inference_pipeline.read_batch.fn(fs, champion, window)
+    batch = serving.read_batch.fn(fs, champion, window)
     spoilt = batch.copy()
     spoilt.loc[0, "temperature_c"] = None
     spoilt.loc[1, schema.SCALE] = None
@@ -319,9 +293,14 @@ def test_hindcast_measures_forecasts_made_in_time_and_never_mixes_in_reconstruct
          "backfilled": [False, False, True]}
     )  # fmt: skip
     truth = pd.DataFrame({"zone": "J_NYC", "hour": hours[::-1], "demand_mw": [100.0, 104.0, 100.0]})
-    joined = hindcasting.with_truth(rows, truth, at=hours[2], expires_after=timedelta(days=10))
+    joined = hindcasting.with_truth(
+        rows, truth, key=["zone", "hour"], truth="demand_mw", target_time="hour", at=hours[2],
+        expires_after=timedelta(days=10),
+    )  # fmt: skip
     assert joined["demand_mw"].tolist() == [100.0, 104.0, 100.0]
-    found = hindcasting.worth(joined, pd.DataFrame({"zone": ["J_NYC"], "hour": hours[:1], "forecast_mw": [97.0]}))
+    found = inference_pipeline.worth(
+        joined, pd.DataFrame({"zone": ["J_NYC"], "hour": hours[:1], "forecast_mw": [97.0]})
+    )
     assert (found["mae_mw"], found["baseline_mae_mw"], found["operator_mae_mw"]) == (7.0, 22.0, 3.0)
     assert found["mae_mw_beside_operator"] == 10.0
     assert found["rows_measured"] == 2

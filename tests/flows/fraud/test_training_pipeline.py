@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import featurestore
 from featurestore.errors import InvalidData, InvalidTime, NotFound
-from flows import evaluation, registry
+from flows import evaluation, registry, splitting
 from flows.deciding import decide
 from flows.fraud import modelling, schema
 from flows.fraud.feature_pipeline import fraud_features
@@ -21,23 +18,9 @@ from flows.settings import Settings
 END = datetime(2026, 4, 1, tzinfo=UTC)
 
 
-@given(days=st.integers(60, 2000))
-def test_splits_follow_one_another_with_the_label_delay_before_the_test(days: int) -> None:
-    first = END - timedelta(days=days)
-    splits = modelling.splits_of(first, END)
-    assert first <= splits.train.start < splits.train.end == splits.validation.start < splits.validation.end
-    assert splits.test.start - splits.validation.end == schema.LABEL_DELAY
-    assert splits.test.end == END
-
-
 def test_span_too_short_for_three_splits_says_what_to_do() -> None:
     with pytest.raises(InvalidData, match=r"20 days: too few.*Run the feature pipeline for more history"):
-        modelling.splits_of(END - timedelta(days=20), END)
-
-
-def test_columns_null_throughout_training_and_keys_are_not_learned_from() -> None:
-    X = pd.DataFrame({"tid": ["a", "b"], "amount": [1.0, 2.0], "age_years": [None, None], "hour": [1, None]})
-    assert modelling.feature_columns(X) == ["amount", "hour"]
+        splitting.splits_of(END - timedelta(days=20), END, modelling.SPLITS)
 
 
 def test_champion_is_better_than_its_baselines_and_knows_all_it_came_from(with_champion: Settings) -> None:
@@ -107,7 +90,7 @@ def test_training_before_any_feature_names_the_flow_to_run(empty: Settings) -> N
 
 
 def test_outcomes_not_known_yet_are_not_waited_for(with_features: Settings) -> None:
-    with pytest.raises(InvalidTime, match=r"Outcomes are committed until 2026-04-01.*not until 2026-05-01"):
+    with pytest.raises(InvalidTime, match=r"Labels \(outcomes\) are committed until 2026-04-01.*not until 2026-05-01"):
         fraud_training(end=datetime(2026, 5, 1, tzinfo=UTC))
 
 

@@ -1,0 +1,195 @@
+"""What every training pipeline does with store and registry: find its groups, read its splits, meet the champion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prefect import get_run_logger, task
+
+from featurestore.errors import InvalidTime, NotFound
+from flows import events, registry, retries
+from flows.splitting import Splits
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from featurestore import FeatureGroup, FeatureStore, FeatureView, TrainingDataset
+
+
+class Data(NamedTuple):
+    """The three splits: features with keys, event time and helper columns; and the labels, a column for each."""
+
+    X_train: pd.DataFrame
+    X_validation: pd.DataFrame
+    X_test: pd.DataFrame
+    y_train: pd.DataFrame
+    y_validation: pd.DataFrame
+    y_test: pd.DataFrame
+
+    def label(self, name: str, dtype: str) -> tuple[pd.Series, pd.Series, pd.Series]:
+        """One label in train, validation and test."""
+        return (
+            self.y_train[name].astype(dtype), self.y_validation[name].astype(dtype), self.y_test[name].astype(dtype)
+        )  # fmt: skip
+
+
+def features_first(system: str) -> str:
+    """What to run when the groups of a system are not there yet.
+
+    >>> features_first("fraud")
+    'Run the feature pipeline first: prefect deployment run fraud-features/fraud-features.'
+    """
+    name = f"{system.replace('_', '-')}-features"
+    return f"Run the feature pipeline first: prefect deployment run {name}/{name}."
+
+
+def group_of(fs: FeatureStore, name: str, version: int, *, system: str) -> FeatureGroup:
+    """A group that the system's feature pipeline makes.
+
+    Raises:
+        NotFound: it is not there; the message says what to run.
+    """
+    try:
+        return fs.get_feature_group(name, version)
+    except NotFound as error:
+        raise NotFound(f"{error} {features_first(system)}") from error
+
+
+def mature_until(
+    spine: FeatureGroup, labels: FeatureGroup, end: datetime | None, *, label_delay: timedelta, what: str, system: str
+) -> datetime:
+    """Up to which event time of the spine all labels were known at the end.
+
+    Args:
+        end: what is asked for; default: up to which the labels are committed.
+        what: the label in words, such as "demand".
+    Raises:
+        NotFound: there are no rows or no labels yet.
+        InvalidTime: labels are not committed up to the end.
+    """
+    known_until = labels.watermark
+    if known_until is None or spine.watermark is None:
+        raise NotFound(
+            f"Labels ({what}) are not in the store yet: {labels.name} and {spine.name} must hold rows. "
+            f"{features_first(system)}"
+        )
+    if end is not None and end > known_until:
+        raise InvalidTime(
+            f"Labels ({what}) are committed until {known_until}, not until {end}. {features_first(system)}"
+        )
+    return (known_until if end is None else end) - label_delay
+
+
+def first_day(spine: FeatureGroup, end: datetime, *, system: str) -> datetime:
+    """Midnight (UTC) of the day of the first row before the end.
+
+    Raises:
+        NotFound: there is none.
+    """
+    assert spine.event_time is not None
+    times = spine.select([spine.event_time]).read(end_time=end)[spine.event_time]
+    if times.empty:
+        raise NotFound(f"There is no row before {end} in {spine.name}. {features_first(system)}")
+    first: datetime = times.min().floor("D").to_pydatetime()
+    return first
+
+
+def params_of(splits: Splits, *parts: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a rerun must repeat, as the registry keeps it: the windows, and what the parts name."""
+    named: dict[str, Any] = {f"{name}_window": str(window) for name, window in splits.by_name().items()}
+    for part in parts:
+        named |= part
+    return named
+
+
+@task(task_run_name="training dataset", **retries.READING)
+def read_splits(view: FeatureView, splits: Splits, *, label_delay: timedelta) -> tuple[TrainingDataset, Data]:
+    """A new version of the view's training dataset, and its rows with keys, event time and helper columns."""
+    train, validation, test = splits.train, splits.validation, splits.test
+    version, _ = view.create_train_validation_test_split(
+        train_start=train.start, train_end=train.end, validation_start=validation.start,
+        validation_end=validation.end, test_start=test.start, test_end=test.end, embargo=label_delay,
+        description=f"Labels known by {test.end + label_delay:%Y-%m-%d %H:%M}",
+    )  # fmt: skip
+    data = Data(
+        *view.get_train_validation_test_split(version, primary_keys=True, event_time=True, training_helper_columns=True)
+    )
+    return view.training_dataset(version), data
+
+
+def trained_already(
+    model_name: str, view: FeatureView, splits: Splits, params: Mapping[str, Any]
+) -> registry.ModelVersion | None:
+    """The newest version, if it was trained on these very splits of these very commits, in this very way."""
+    versions = registry.versions(model_name)
+    if not versions:
+        return None
+    lineage = versions[-1].lineage
+    same = (
+        (lineage.feature_view, lineage.feature_view_version) == (view.name, view.version)
+        and lineage.training_window == splits.whole
+        and dict(lineage.delta_versions) == dict(view.delta_versions())
+    )
+    return registry.existing_for(model_name, lineage.training_dataset_hash, params=params) if same else None
+
+
+def skipped(model: registry.ModelVersion, summary_key: str, row: Mapping[str, Any]) -> int:
+    """Say that there is nothing new to learn from, and return the version that has learned it.
+
+    Args:
+        summary_key: of the summary artifact.
+        row: the summary, as if the version had been trained now.
+    """
+    get_run_logger().info("Skipped: %s was trained on these very data. Use force to train again.", model)
+    events.summary_artifact(summary_key, [dict(row)])
+    return model.version
+
+
+def champion_scores(
+    fs: FeatureStore, champion: registry.ModelVersion, X: pd.DataFrame, splits: Splits, *, key: Sequence[str]
+) -> pd.Series:
+    """What the champion says of the test rows, by its own view and training dataset.
+
+    Args:
+        X: test rows with the columns of `key`, which name each of them.
+    Returns:
+        float64, in the order of X; null for a row that the champion's view does not have.
+    """
+    lineage, window = champion.lineage, splits.test
+    view = fs.get_feature_view(lineage.feature_view, lineage.feature_view_version)
+    view.init_batch_scoring(lineage.training_dataset_version)
+    batch = view.get_batch_data(window.start, window.end, primary_keys=True, event_time=True)
+    scores = batch[list(key)].assign(score=registry.load(champion).score(batch).astype("float64"))
+    return X[list(key)].merge(scores, on=list(key), how="left", validate="one_to_one")["score"]
+
+
+def lineage_of(
+    view: FeatureView,
+    dataset: TrainingDataset,
+    splits: Splits,
+    *,
+    source: str,
+    threshold: float | None = None,
+    scaled_by: str | None = None,
+) -> registry.Lineage:
+    """What a model trained on these splits was made from."""
+    return registry.Lineage(
+        feature_view=view.name,
+        feature_view_version=view.version,
+        training_dataset_version=dataset.version,
+        training_dataset_hash=dataset.content_hash,
+        delta_versions=dataset.delta_versions,
+        training_window=splits.whole,
+        source=source,
+        threshold=threshold,
+        scaled_by=scaled_by,
+    )
+
+
+def named_dataset(view: FeatureView, dataset: TrainingDataset) -> str:
+    """A training dataset as model cards name it."""
+    return (
+        f"view {view.name} version {view.version}, training dataset {dataset.version} (`{dataset.content_hash[:12]}`)"
+    )
