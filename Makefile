@@ -28,7 +28,7 @@ help:  ## Show this list
 
 install: $(INSTALLED)  ## Put the locked packages into .venv (once; again when the lock changes)
 
-demo: $(INSTALLED)  ## Run the three pipelines on a real Prefect server and worker, print what came out, stop (SYSTEM=fraud)
+demo: $(INSTALLED)  ## Run the three pipelines on a real Prefect server and worker, print what came out, stop (SYSTEM=fraud, or all)
 	@$(BIN)/python -m deployments.demo --system $(SYSTEM)
 
 up: $(INSTALLED)  ## Keep Prefect server, worker and MLflow pages running until Ctrl-C

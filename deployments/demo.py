@@ -7,7 +7,8 @@ import os
 import shlex
 import time
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
 import httpx
@@ -21,26 +22,16 @@ from rich.text import Text
 
 from deployments.processes import ProcessError, Processes, Terminated, signals_as_exceptions
 from deployments.runs import Run, RunFailed, run_deployment
-from deployments.stack import WrongSettings, become_client, settings_here, source_name, start_prefect
+from deployments.stack import WrongSettings, become_client, settings_here, start_prefect
+from featurestore.errors import FeatureStoreError
+from featurestore.times import Window
+from flows import systems
+from flows.settings import Settings
 
 QUEUE = "demo"  # the worker takes only what this command asks for, never a run that a schedule has left
-SCORED = timedelta(days=7)  # fraud: the label delay, so nobody knows yet which are frauds; demand: issues of a week
+PREDICTED = timedelta(days=7)  # fraud: the label delay, so nobody knows yet which are frauds; others: a week of issues
 
-# The demo always runs over the same time, so that its figures can be compared from one day to the next.
-WINDOWS = {
-    "fraud": {
-        "simulated": (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC)),
-        "handbook": (datetime(2018, 4, 1, tzinfo=UTC), datetime(2018, 10, 1, tzinfo=UTC)),
-        "serverless": (datetime(2022, 1, 1, tzinfo=UTC), datetime(2022, 4, 1, tzinfo=UTC)),
-        "sparkov": (datetime(2020, 1, 1, tzinfo=UTC), datetime(2025, 6, 1, tzinfo=UTC)),
-    },
-    "electricity": {
-        # A year: who has not seen a summer cannot forecast one.
-        "simulated": (datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC)),
-        "zones": (datetime(2021, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC)),
-        "system": (datetime(2017, 1, 4, tzinfo=UTC), datetime(2020, 7, 1, tzinfo=UTC)),
-    },
-}
+ALL = "all"
 
 
 class Step(NamedTuple):
@@ -50,22 +41,55 @@ class Step(NamedTuple):
     parameters: Mapping[str, Any]
 
 
-def steps(system: str, source: str) -> list[Step]:
-    """What the demo runs, in order.
+class Plan(NamedTuple):
+    """What the demo runs of one system: its source, over which time, and its steps in order.
 
-    Features of the whole window; a model of what was known at its end; scores or forecasts for the last week.
+    The demo always runs over the same time, so that its figures can be compared from one day to the next.
     """
-    if system not in WINDOWS:
-        raise WrongSettings(f"The demo knows no system {system!r}, only {', '.join(WINDOWS)}.")
-    windows = WINDOWS[system]
-    if source not in windows:
-        raise WrongSettings(f"The demo has no window for the source {source!r}, only for {', '.join(windows)}.")
-    start, end = windows[source]
-    return [
-        Step(f"{system}-features", {"start": start, "end": end}),
-        Step(f"{system}-training", {"end": end}),
-        Step(f"{system}-inference", {"start": end - SCORED, "end": end}),
+
+    system: str
+    source: str
+    window: Window
+    steps: list[Step]
+
+
+def systems_of(name: str) -> list[str]:
+    """The systems that are meant: one, or all.
+
+    Raises:
+        WrongSettings: there is no such system.
+
+    >>> systems_of("fraud")
+    ['fraud']
+    """
+    if name == ALL:
+        return systems()
+    if name not in systems():
+        raise WrongSettings(f"There is no system {name!r}. SYSTEM is one of {', '.join([*systems(), ALL])}.")
+    return [name]
+
+
+def plan(system: str, settings: Settings) -> Plan:
+    """Features of all that the source has; a model of what was known at its end; predictions for the last week.
+
+    Raises:
+        WrongSettings: the source is live: what it has is other rows every day.
+        NotFound: a table is not there.
+    """
+    if settings.chosen_source == "live":
+        raise WrongSettings(
+            "The demo runs over a fixed time, which live sources do not have. Use TRIPTYCH_SOURCE=simulated, or "
+            "TRIPTYCH_DATA=<folder> for tables; `make up` runs the schedules on live sources."
+        )
+    source = import_module(f"flows.{system}.source")
+    start, end = window = source.span()
+    name = system.replace("_", "-")
+    steps = [
+        Step(f"{name}-features", {"start": start, "end": end}),
+        Step(f"{name}-training", {"end": end}),
+        Step(f"{name}-inference", {"start": end - PREDICTED, "end": end}),
     ]
+    return Plan(system, source.source_name(), window, steps)
 
 
 class Progress:
@@ -94,7 +118,7 @@ class Progress:
         for run in self._runs:
             if run.state not in ("Waiting", self._said.get(run.deployment)):
                 self._said[run.deployment] = run.state
-                self._console.print(f"  {run.deployment:<20} {run.state:<10} {run.seconds:5.1f} s")
+                self._console.print(f"  {run.deployment:<24} {run.state:<10} {run.seconds:5.1f} s")
 
     def _table(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))
@@ -161,33 +185,30 @@ def results(runs: Iterable[Run]) -> Table:
 
 def pages_command() -> str:
     """The command that shows the pages over what the demo wrote."""
-    deciding = (
-        "TRIPTYCH_DATA", "TRIPTYCH_ELECTRICITY_TABLE", "TRIPTYCH_FRAUD_TABLE", "TRIPTYCH_HOME", "TRIPTYCH_SOURCE",
-    )  # fmt: skip
+    deciding = sorted(f"TRIPTYCH_{name.upper()}" for name in Settings.model_fields)
     return " ".join(
         [*(f"{name}={shlex.quote(os.environ[name])}" for name in deciding if os.environ.get(name)), "make up"]
     )
 
 
 def demo(
-    system: Annotated[str, typer.Option(help="The system whose three pipelines run.")] = "fraud",
+    system: Annotated[str, typer.Option(help="The system whose three pipelines run, or all.")] = "fraud",
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON, progress to stderr.")] = False,
 ) -> None:
     """Run a system's feature, training and inference deployment on a real Prefect server and worker, then stop both."""
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     began = time.monotonic()
     try:
-        settings = settings_here(system)
-        source = source_name(settings, system)
-        planned = steps(system, source)
-    except WrongSettings as error:
+        settings = settings_here()
+        plans = [plan(name, settings) for name in systems_of(system)]
+    except (WrongSettings, FeatureStoreError) as error:
         console.print(Text(str(error), "bold red"))
         raise typer.Exit(2) from error
     become_client(settings)
     home = settings.home
-    start, end = WINDOWS[system][source]
-    console.print(f"[bold]Triptych[/bold] · {system} · {source} data, {start:%Y-%m-%d} to {end:%Y-%m-%d} · {home}")
-    runs = [Run(step.deployment) for step in planned]
+    for system, source, (start, end), _ in plans:
+        console.print(f"[bold]Triptych[/bold] · {system} · {source} data, {start:%Y-%m-%d} to {end:%Y-%m-%d} · {home}")
+    runs = [Run(step.deployment) for each in plans for step in each.steps]
     try:
         with signals_as_exceptions(), Processes(home, command="make demo") as processes:
             if processes.leftovers:
@@ -195,7 +216,7 @@ def demo(
             with console.status("Starting a Prefect server, a process pool and a worker, deploying prefect.yaml ..."):
                 prefect = start_prefect(processes, settings, scheduling=False, queue=QUEUE, say=console.print)
             console.print(f"Prefect is up after {time.monotonic() - began:.0f} s: {prefect.pages} (while this runs)")
-            run_all(processes, prefect.api, planned, runs, Progress(console, runs))
+            run_all(processes, prefect.api, plans, runs, Progress(console, runs))
     except (ProcessError, RunFailed) as error:
         console.print(Text.assemble(("The demo failed. ", "bold red"), str(error)))
         console.print(
@@ -208,7 +229,8 @@ def demo(
     seconds = time.monotonic() - began
     if as_json:
         said = {run.deployment: {"state": run.state, "seconds": round(run.seconds, 1), **run.summary} for run in runs}
-        print(json.dumps({"source": source, "home": str(home), "seconds": round(seconds, 1), "runs": said}, indent=2))
+        sources = {each.system: each.source for each in plans}
+        print(json.dumps({"sources": sources, "home": str(home), "seconds": round(seconds, 1), "runs": said}, indent=2))
         return
     console.print(Group("", results(runs)))
     if all(nothing_new(run) for run in runs if "rows_written" in run.summary):
@@ -219,21 +241,37 @@ def demo(
     console.print(f"  pages     {pages_command()}    (Prefect and MLflow, until Ctrl-C)")
 
 
-def run_all(processes: Processes, api: str, planned: list[Step], runs: list[Run], progress: Progress) -> None:
-    """Run the steps one after another; raise when one fails or a process it needs has died."""
+def run_all(processes: Processes, api: str, plans: list[Plan], runs: list[Run], progress: Progress) -> None:
+    """Run the steps one after another. When one fails, the rest of its system is left out, and the others run on.
+
+    Args:
+        runs: one for each step of each plan, in order; kept up to date.
+    Raises:
+        RunFailed: a step failed; the message has all that did.
+        ProcessError: a process that they need has died.
+    """
     from prefect.client.orchestration import SyncPrefectClient
 
     def changed() -> None:
         progress.changed()
         processes.check()
 
+    failures: dict[str, str] = {}
+    steps = [(each.system, step) for each in plans for step in each.steps]
     with SyncPrefectClient(api) as client, progress:
-        for step, run in zip(planned, runs, strict=True):
+        for (system, step), run in zip(steps, runs, strict=True):
+            if system in failures:
+                run.state = "Left out"
+                continue
             try:
                 run_deployment(client, run, parameters=step.parameters, queue=QUEUE, changed=changed)
+            except RunFailed as error:
+                failures[system] = str(error)
             except httpx.TransportError as error:
                 processes.check()  # says so if the server has died
                 raise ProcessError(f"The Prefect server at {api} no longer answers: {error}") from error
+    if failures:
+        raise RunFailed("\n\n".join(failures.values()))
 
 
 if __name__ == "__main__":

@@ -38,21 +38,23 @@ class WrongSettings(ValueError):
     """Settings that cannot be meant; the message says which and what was expected."""
 
 
-def source_name(settings: Settings, system: str = "fraud") -> str:
-    """Where a system's raw rows come from, as one word; homes are kept apart by it, because a store holds one source.
+def source_name(settings: Settings) -> str:
+    """Where raw rows come from, as one word; homes are kept apart by it, because a store holds one source.
 
-    >>> source_name(Settings(source="simulated")), source_name(Settings(source="files", fraud_table="sparkov"))
-    ('simulated', 'sparkov')
-    >>> source_name(Settings(source="files"), "electricity")
-    'zones'
+    For files it names the tables that are not the usual ones.
+
+    >>> source_name(Settings(source="simulated")), source_name(Settings(source="files"))
+    ('simulated', 'files')
+    >>> source_name(Settings(source="files", fraud_table="sparkov", electricity_table="system"))
+    'files-sparkov-system'
     """
-    if settings.chosen_source != "files":
-        return settings.chosen_source
-    return {"fraud": settings.fraud_table, "electricity": settings.electricity_table}.get(system, "files")
+    usual = {name: field.default for name, field in Settings.model_fields.items() if name.endswith("_table")}
+    other = [getattr(settings, name) for name, table in usual.items() if getattr(settings, name) != table]
+    return "-".join([settings.chosen_source, *(other if settings.chosen_source == "files" else [])])
 
 
-def settings_here(system: str = "fraud") -> Settings:
-    """The settings of the environment, with a home named after the system's source unless TRIPTYCH_HOME names one.
+def settings_here() -> Settings:
+    """The settings of the environment, with a home named after the source unless TRIPTYCH_HOME names one.
 
     Raises:
         WrongSettings: a value that is not allowed, or a data folder that is not there.
@@ -64,7 +66,7 @@ def settings_here(system: str = "fraud") -> Settings:
         raise WrongSettings(f"{wrong}. flows/settings.py lists the settings.") from error
     if told.data is not None and not told.data.is_dir():
         raise WrongSettings(f"TRIPTYCH_DATA={told.data} is no folder. Name one, or unset it for simulated data.")
-    return told if "home" in told.model_fields_set else Settings(home=ROOT / ".triptych" / source_name(told, system))
+    return told if "home" in told.model_fields_set else Settings(home=ROOT / ".triptych" / source_name(told))
 
 
 def prefect_environment(settings: Settings, port: int, *, scheduling: bool, root: Path = ROOT) -> dict[str, str]:

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from rich.console import Console
 
-from deployments.demo import Progress, Step, results, run_all, steps
+from deployments.demo import Plan, Progress, Step, plan, results, run_all, systems_of
 from deployments.runs import Run, RunFailed, run_deployment
 from deployments.stack import ROOT, WrongSettings, settings_here
+from featurestore.times import Window
+from flows import systems
+from flows.settings import Settings
 
 if TYPE_CHECKING:
     from conftest import Stack
@@ -28,7 +32,7 @@ def printed(*what: object) -> str:
 
 
 def test_scores_the_week_whose_labels_the_training_cannot_know() -> None:
-    features, training, inference = steps("fraud", "simulated")
+    features, training, inference = plan("fraud", Settings(source="simulated")).steps
     assert [step.deployment for step in (features, training, inference)] == [
         "fraud-features",
         "fraud-training",
@@ -38,16 +42,25 @@ def test_scores_the_week_whose_labels_the_training_cannot_know() -> None:
     assert inference.parameters["start"] == features.parameters["end"] - timedelta(days=7)
 
 
-def test_each_system_has_a_window_for_each_of_its_sources() -> None:
-    for source in ("simulated", "zones", "system"):
-        assert [step.deployment.partition("-")[0] for step in steps("electricity", source)] == ["electricity"] * 3
-    with pytest.raises(WrongSettings, match="knows no system 'weather', only fraud, electricity"):
-        steps("weather", "simulated")
+@pytest.mark.parametrize("system", systems())
+def test_every_system_has_a_demo_of_deployments_that_exist(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPTYCH_SOURCE", "simulated")
+    _, source, window, steps = plan(system, Settings())
+    declared = {each["name"] for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+    assert {step.deployment for step in steps} <= declared
+    assert source == "simulated"
+    assert window.start < window.end - timedelta(days=45)
 
 
-def test_source_without_a_window_is_refused_with_those_that_have_one() -> None:
-    with pytest.raises(WrongSettings, match="no window for the source 'live', only for simulated, handbook"):
-        steps("fraud", "live")
+def test_all_means_every_system_and_an_unknown_one_is_named_with_those_there_are() -> None:
+    assert systems_of("all") == systems()
+    with pytest.raises(WrongSettings, match=r"no system 'weather'. SYSTEM is one of .*electricity, fraud.*, all"):
+        systems_of("weather")
+
+
+def test_live_sources_have_no_demo_and_the_message_says_what_runs_them() -> None:
+    with pytest.raises(WrongSettings, match=r"TRIPTYCH_SOURCE=simulated.*`make up` runs the schedules on live sources"):
+        plan("fraud", Settings(source="live"))
 
 
 def test_data_folder_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -67,8 +80,9 @@ def test_homes_are_kept_apart_by_source_unless_one_is_named(monkeypatch: pytest.
         monkeypatch.delenv(name, raising=False)
     assert settings_here().home == ROOT / ".triptych" / "simulated"
     monkeypatch.setenv("TRIPTYCH_DATA", str(tmp_path))
-    assert settings_here().home == ROOT / ".triptych" / "handbook"
-    assert settings_here("electricity").home == ROOT / ".triptych" / "zones"
+    assert settings_here().home == ROOT / ".triptych" / "files"
+    monkeypatch.setenv("TRIPTYCH_FRAUD_TABLE", "sparkov")
+    assert settings_here().home == ROOT / ".triptych" / "files-sparkov"
     monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / "mine"))
     assert settings_here().home == tmp_path / "mine"
 
@@ -128,15 +142,16 @@ def demo_command(home: Path, **environment: str) -> subprocess.CompletedProcess[
 @pytest.mark.e2e
 def test_three_deployments_run_on_a_real_worker_and_the_second_time_write_nothing_new(prefect_stack: Stack) -> None:
     start, end = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC)
-    planned = [
+    steps = [
         Step("fraud-features", {"start": start, "end": end}),
         Step("fraud-training", {"end": end}),
         Step("fraud-inference", {"start": end - timedelta(days=7), "end": end}),
     ]
 
     def summaries() -> list[dict[str, Any]]:
-        runs = [Run(step.deployment) for step in planned]
+        runs = [Run(step.deployment) for step in steps]
         progress = Progress(Console(file=StringIO()), runs)
+        planned = [Plan("fraud", "simulated", Window(start, end), steps)]
         run_all(prefect_stack.processes, prefect_stack.prefect.api, planned, runs, progress)
         assert [run.state for run in runs] == ["Completed"] * 3
         return [dict(run.summary) for run in runs]
@@ -147,6 +162,24 @@ def test_three_deployments_run_on_a_real_worker_and_the_second_time_write_nothin
     assert training
     features_again, _, inference_again = summaries()
     assert (features_again["rows_written"], inference_again["rows_written"]) == (0, 0)
+
+
+@pytest.mark.e2e
+def test_when_a_system_fails_the_rest_of_it_is_left_out_and_the_others_run_on(prefect_stack: Stack) -> None:
+    backwards = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC))
+    wrong = {"start": datetime(2026, 2, 1, tzinfo=UTC), "end": datetime(2026, 1, 1, tzinfo=UTC)}
+    plans = [
+        Plan("electricity", "simulated", backwards, [
+            Step("electricity-features", wrong), Step("electricity-training", {}), Step("electricity-inference", {}),
+        ]),
+        Plan("fraud", "simulated", backwards, [Step("fraud-features", {"start": wrong["end"], "end": wrong["end"]})]),
+    ]  # fmt: skip
+    runs = [Run(step.deployment) for each in plans for step in each.steps]
+    with pytest.raises(RunFailed, match=r"(?s)electricity-features ended Failed.*after its end"):
+        run_all(
+            prefect_stack.processes, prefect_stack.prefect.api, plans, runs, Progress(Console(file=StringIO()), runs)
+        )
+    assert [run.state for run in runs] == ["Failed", "Left out", "Left out", "Completed"]
 
 
 @pytest.mark.e2e
