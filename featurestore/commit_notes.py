@@ -23,6 +23,8 @@ def note_of(commit: Commit) -> str:
     }  # fmt: skip
     if commit.report is not None:
         note["report"] = dict(commit.report)
+    if commit.code:
+        note["code"] = commit.code
     if commit.window is not None:
         note["window"] = [to_micros(commit.window.start), to_micros(commit.window.end)]
     return json.dumps(note)
@@ -44,6 +46,7 @@ def commit_of(version: int, info: Mapping[str, Any]) -> Commit:
         rows_deduplicated=note.get("deduplicated", 0),
         window=None if window is None else Window(from_micros(window[0]), from_micros(window[1])),
         who=note.get("who", ""),
+        code=note.get("code", ""),
         id=note.get("id", ""),
         report=note.get("report"),
     )

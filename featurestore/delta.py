@@ -185,7 +185,7 @@ def keep_check(location: str, condition: str | None, *, who: str, order: str, cl
 
 def upsert(
     location: str, rows: pa.Table | Staged, *, identity: Sequence[str], order: str, who: str,
-    window: Window | None = None, deduplicated: int = 0, report: Mapping[str, Any] | None = None,
+    window: Window | None = None, code: str = "", deduplicated: int = 0, report: Mapping[str, Any] | None = None,
     clock: Callable[[], datetime],
 ) -> Written:  # fmt: skip
     """Insert rows whose identity is new and update those whose values differ; commit nothing when nothing differs.
@@ -196,9 +196,10 @@ def upsert(
         identity: columns that tell rows apart; never null.
         order: the column whose range prunes files (the event time, or the first key).
         window: committed together with the rows; its end may advance the watermark.
+        code: which version of the code computed the rows; committed with them.
         report: what the rules said of the rows, to be committed with them.
     Returns:
-        What was written. A commit without rows is made only for a window that was not committed before.
+        What was written. A commit without rows is made only for a window that this code has not committed before.
     Raises:
         Conflict: other writers were faster many times in a row; nothing was written.
     """
@@ -209,9 +210,9 @@ def upsert(
         commit = Commit(
             version=before.version + 1, time=now, operation="upsert", rows_inserted=changes.inserted,
             rows_updated=changes.updated, rows_unchanged=rows.num_rows - changes.inserted - changes.updated,
-            rows_deduplicated=deduplicated, window=window, who=who, report=report,
+            rows_deduplicated=deduplicated, window=window, who=who, code=code, report=report,
         )  # fmt: skip
-        if not commit.rows_written and (window is None or window in _windows(location, before)):
+        if not commit.rows_written and _is_known(location, before, window, code):
             return Written(_unwritten(commit, before), changes.rows)
         portions = rewriting.portions(before, changes, now, delta_table.schema_of(table), identity)
         _commit(table, before, commit, removed=changes.touched, portions=portions)
@@ -222,7 +223,7 @@ def upsert(
 
 def overwrite(
     location: str, rows: pa.Table | Staged, *, identity: Sequence[str], order: str, who: str,
-    window: Window | None = None, deduplicated: int = 0, report: Mapping[str, Any] | None = None,
+    window: Window | None = None, code: str = "", deduplicated: int = 0, report: Mapping[str, Any] | None = None,
     clock: Callable[[], datetime],
 ) -> Written:  # fmt: skip
     """Replace all rows by these; commit nothing when exactly these are stored. Otherwise as `upsert`."""
@@ -231,10 +232,13 @@ def overwrite(
         before = delta_table.snapshot_of(table, location, order)
         commit = Commit(
             version=before.version + 1, time=now, operation="overwrite", rows_inserted=rows.num_rows,
-            rows_deleted=before.rows, rows_deduplicated=deduplicated, window=window, who=who, report=report,
+            rows_deleted=before.rows, rows_deduplicated=deduplicated, window=window, who=who, code=code, report=report,
         )  # fmt: skip
-        is_known = window is None or window in _windows(location, before)
-        if is_known and rows.num_rows == before.rows and not delta_table.missing_files(f.path for f in before.files):
+        if (
+            _is_known(location, before, window, code)
+            and rows.num_rows == before.rows
+            and not delta_table.missing_files(f.path for f in before.files)
+        ):
             changes = rewriting.compared(before, rows, identity)
             if not changes.inserted + changes.updated:
                 same = replace(commit, rows_inserted=0, rows_deleted=0, rows_unchanged=rows.num_rows)
@@ -448,10 +452,14 @@ def _properties(commit: Commit, watermark_before: datetime | None) -> CommitProp
     )
 
 
-def _windows(location: str, before: Snapshot) -> set[Window]:
+def _is_known(location: str, before: Snapshot, window: Window | None, code: str) -> bool:
+    """Whether a commit without rows would say nothing new: the window was committed, last by this very code."""
+    if window is None:
+        return True
     if before.watermark is None:
-        return set()
-    return {c.window for c in delta_history.commits(location) if c.window is not None}
+        return False
+    of_window = [commit.code for commit in delta_history.commits(location) if commit.window == window]
+    return bool(of_window) and code in ("", of_window[-1])
 
 
 def checkpoint(location: str) -> int:

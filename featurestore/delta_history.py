@@ -33,7 +33,7 @@ def as_table(history: Sequence[Commit]) -> pa.Table:
     schema = pa.schema([
         ("version", pa.int64()), ("time", TIMESTAMP), ("operation", pa.string()), ("rows_inserted", pa.int64()),
         ("rows_updated", pa.int64()), ("rows_deleted", pa.int64()), ("window_start", TIMESTAMP),
-        ("window_end", TIMESTAMP), ("who", pa.string()), ("statistics_id", pa.int64()),
+        ("window_end", TIMESTAMP), ("who", pa.string()), ("code", pa.string()), ("statistics_id", pa.int64()),
     ])  # fmt: skip
     return pa.Table.from_pylist(
         [vars(c) | {f"window_{end}": c.window and getattr(c.window, end) for end in ("start", "end")} for c in history],

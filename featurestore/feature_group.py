@@ -162,7 +162,8 @@ class FeatureGroup:
 
     def insert(
         self, frame: Any, overwrite: bool = False, *, operation: Literal["upsert"] = "upsert",
-        window: Window | tuple[TimeLike, TimeLike] | None = None, validation_options: Mapping[str, bool] | None = None,
+        window: Window | tuple[TimeLike, TimeLike] | None = None, code: str = "",
+        validation_options: Mapping[str, bool] | None = None,
     ) -> Commit:  # fmt: skip
         """Insert rows that are new and update those that differ; when it returns they are readable, also online.
 
@@ -173,6 +174,8 @@ class FeatureGroup:
             overwrite: replace everything stored.
             window: the half-open stretch of time this batch completes; committed with the rows. An empty frame with a
                 window is a commit too.
+            code: names the version of the code that computed the rows, such as a git commit; kept in the history, so
+                that windows computed by older code can be found.
             validation_options: `{"run_validation": False}` skips the expectation suite for this batch.
         Returns:
             What was written; inserting the same rows again gives `rows_written == 0`.
@@ -200,7 +203,7 @@ class FeatureGroup:
             write = delta.overwrite if overwrite else delta.upsert
             arguments: dict[str, Any] = {
                 "identity": definition.identity, "order": definition.order, "who": self._store.settings.who,
-                "window": stretch, "deduplicated": batch.deduplicated, "clock": self._store.clock,
+                "window": stretch, "code": code, "deduplicated": batch.deduplicated, "clock": self._store.clock,
                 "report": None if batch.report is None else validation.without_values(batch.report),
             }  # fmt: skip
             try:
@@ -482,7 +485,7 @@ class FeatureGroup:
         return self.select([f.name for f in self._declared().features if f.name in there]).as_of(moment)
 
     def history(self, dataframe_type: DataFrameType | None = None) -> Any:
-        """One row per commit, oldest first: version, time, operation, rows, window, who, id of the statistics.
+        """One row per commit, oldest first: version, time, operation, rows, window, who, code, id of the statistics.
 
         Optimizing and vacuuming take nothing away from it. A list of `Commit`, or a frame when a type is named.
         """

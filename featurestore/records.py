@@ -32,6 +32,7 @@ def of_commit(commit: Commit) -> Record:
         "inserted": commit.rows_inserted, "updated": commit.rows_updated, "deleted": commit.rows_deleted,
         "unchanged": commit.rows_unchanged, "deduplicated": commit.rows_deduplicated,
         "window": None if commit.window is None else [commit.window.start, commit.window.end], "who": commit.who,
+        "code": commit.code,
     }  # fmt: skip
 
 

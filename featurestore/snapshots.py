@@ -70,8 +70,9 @@ class Commit:
     """What one write did. `rows_written` counts what is new or different, so repeating a write gives 0.
 
     `version` is the Delta version that holds the result, also when nothing had to be written. `statistics_id` is the
-    version under which `get_statistics` keeps the statistics of the rows written; None when none were kept. `report` is
-    what the rules said of the batch, without values; None without rules.
+    version under which `get_statistics` keeps the statistics of the rows written; None when none were kept. `code` is
+    the version of the code that computed the rows, as the writer named it. `report` is what the rules said of the
+    batch, without values; None without rules.
     """
 
     version: int
@@ -84,6 +85,7 @@ class Commit:
     rows_deduplicated: int = 0
     window: Window | None = None
     who: str = ""
+    code: str = ""
     statistics_id: int | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False, repr=False)
     report: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)

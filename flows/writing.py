@@ -9,7 +9,7 @@ from prefect import task
 
 from featurestore.errors import InvalidData
 from featurestore.times import Window
-from flows import events, retries
+from flows import events, partitions, retries
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 @task(task_run_name="write {group.name}", **retries.WRITING)
 def write(group: FeatureGroup, rows: pd.DataFrame, window: Window) -> Commit:
     """Write rows that pass their rules; a batch that does not is refused whole, and its report is kept."""
+    system = group.tags.get("system")
     try:
-        commit = group.insert(rows, window=window)
+        commit = group.insert(rows, window=window, code=partitions.code_of(system) if system else "")
     except InvalidData as error:
         events.validation_artifact(group.name, error.report)
         raise

@@ -55,7 +55,7 @@ def test_runs_one_at_a_time_in_our_pool_and_waits_its_turn(deployment: dict[str,
 @each_deployment
 def test_says_what_it_does_and_to_which_system_it_belongs(deployment: dict[str, Any]) -> None:
     assert deployment["description"]
-    system, _, pipeline = deployment["name"].partition("-")
+    system, _, pipeline = deployment["name"].rpartition("-")
     assert deployment["tags"] == [system, pipeline]
 
 
@@ -73,7 +73,11 @@ def test_names_and_slugs_are_unique() -> None:
 
 def test_every_system_has_its_three_pipelines() -> None:
     systems = {path.parent.name for path in Path(ROOT, "flows").glob("*/feature_pipeline.py")}
-    wanted = {f"{system}-{pipeline}" for system in systems for pipeline in ("features", "training", "inference")}
+    wanted = {
+        f"{system.replace('_', '-')}-{pipeline}"
+        for system in systems
+        for pipeline in ("features", "training", "inference")
+    }
     assert wanted <= {deployment["name"] for deployment in DEPLOYMENTS}
 
 
