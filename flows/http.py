@@ -198,7 +198,9 @@ class Client:
         base_url: what paths are appended to; a test's stub, a mirror or a proxy may stand in.
         bronze: where raw answers are kept.
         secret: query parameters that nobody may see, such as {"api_key": ...}. They join the request on the wire and
-            are nowhere else: not in URLs that are logged, not in messages, not in what is kept.
+            are nowhere else: not in URLs that are logged, not in messages, not in what is kept. A redirect to another
+            host does not get them.
+        bearer: a token for the header `Authorization: Bearer ...`, guarded in the same way.
         per_second: requests a second; the next one waits.
         settings: default: the environment's.
     """
@@ -210,6 +212,7 @@ class Client:
         base_url: str,
         bronze: Bronze,
         secret: Mapping[str, SecretStr] | None = None,
+        bearer: SecretStr | None = None,
         per_second: float = 2.0,
         settings: HttpSettings | None = None,
     ) -> None:
@@ -219,12 +222,14 @@ class Client:
         self.base_url = base_url.rstrip("/")
         self.settings = settings or HttpSettings()
         self._bronze = bronze
-        self._secret = {name: value.get_secret_value() for name, value in (secret or {}).items()}
+        query = {name: value.get_secret_value() for name, value in (secret or {}).items()}
+        token = "" if bearer is None else bearer.get_secret_value()
+        self._hidden = [value for value in (*query.values(), token) if value]
         self._pause_seconds = 1 / per_second
         self._free_at = 0.0
         self._lock = Lock()
         self._http = httpx.Client(
-            transport=_joining(self._secret),
+            transport=_joining(query, token, httpx.URL(self.base_url)),
             timeout=self.settings.timeout_seconds,
             headers={"User-Agent": USER_AGENT},
             follow_redirects=True,
@@ -337,23 +342,24 @@ class Client:
 
     def _clean_bytes(self, content: bytes) -> bytes:
         # Some services echo the request, key included.
-        for value in filter(None, self._secret.values()):
+        for value in self._hidden:
             content = content.replace(value.encode(), HIDDEN)
         return content
 
 
-def _joining(secret: Mapping[str, str]) -> httpx.BaseTransport:
-    """A transport that adds the secret below everything that logs: httpx writes the URL of each request it is given."""
+def _joining(query: Mapping[str, str], token: str, base: httpx.URL) -> httpx.BaseTransport:
+    """A transport that adds secrets below everything that logs: httpx writes the URL of each request it is given."""
     import httpx
 
     class Joining(httpx.HTTPTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
-            url = request.url.copy_merge_params(secret) if secret else request.url
-            return super().handle_request(
-                httpx.Request(
-                    request.method, url, headers=request.headers, stream=request.stream, extensions=request.extensions
+            if (request.url.scheme, request.url.netloc) == (base.scheme, base.netloc):  # else we were sent elsewhere
+                url = request.url.copy_merge_params(query) if query else request.url
+                headers = [*request.headers.raw, *([(b"Authorization", b"Bearer " + token.encode())] if token else [])]
+                request = httpx.Request(
+                    request.method, url, headers=headers, stream=request.stream, extensions=request.extensions
                 )
-            )
+            return super().handle_request(request)
 
     return Joining()
 

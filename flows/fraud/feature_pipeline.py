@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 TILE = timedelta(days=30)
 """A backfill is cut into pieces of this length: what was committed before a kill stays, and memory stays small."""
 
+LOOKBACK = timedelta(days=2)
+"""How far back a run that goes on reads again: a live source books late, and corrects."""
+
 
 @flow(name="fraud-features")
 def fraud_features(start: datetime | None = None, end: datetime | None = None) -> int:
     """Write the features of the transactions, and of the outcomes known, in [start, end); return the rows written.
 
-    Without start it goes on where the last commit ended; without end it goes to the last full hour. Running a window
-    again writes nothing that is there already.
+    Without start it goes on where the last commit ended, and reads the two days before again, because a live source
+    books some transactions late; without end it goes to the last full hour. Running a window again writes only what has
+    changed since.
     """
     from flows.fraud import source  # pandas is not needed to deploy this flow
 
@@ -45,7 +49,12 @@ def fraud_features(start: datetime | None = None, end: datetime | None = None) -
         return 0
     commits = [write(groups[schema.CARDS_GROUP], read_cards(), window)]
     for tile in events.progress(windows.tiles(window, TILE), f"Features of {window}"):
-        rows_of = compute(read_transactions(tile), read_labels(tile), read_cards(), tile)
+        goes_on = start is None and tile.start == window.start
+        spine = groups[schema.TRANSACTIONS_GROUP]
+        reading = Window(looking_back(spine, tile.start) if goes_on else tile.start, tile.end)
+        rows_of = compute(read_transactions(reading), read_labels(reading), read_cards(), reading)
+        labels_fg = groups[schema.LABELS_GROUP]
+        rows_of[labels_fg.name] = not_superseded(labels_fg, rows_of[labels_fg.name])
         # The spine is written last: its watermark says that all before it is complete, so a killed run is repaired.
         commits += [write(groups[name], rows, tile) for name, rows in rows_of.items()]
     events.summary_artifact("fraud-features-summary", [summary(groups, window, commits)])
@@ -97,20 +106,25 @@ def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:
     return {group.name: group for group in groups}
 
 
-@task(task_run_name="transactions before {tile.end:%Y-%m-%d %H:%M}", **retries.READING)
-def read_transactions(tile: Window) -> pd.DataFrame:
-    """Transactions of the tile, and the history before it that its first rows need."""
+def looking_back(group: FeatureGroup, start: datetime) -> datetime:
+    """From when on a run that goes on reads again: the lookback before its start, within the group's history."""
+    return max(start - LOOKBACK, min((window.start for window in group.windows()), default=start))
+
+
+@task(task_run_name="transactions before {reading.end:%Y-%m-%d %H:%M}", **retries.READING)
+def read_transactions(reading: Window) -> pd.DataFrame:
+    """Transactions of the window, and the history before it that its first rows need."""
     from flows.fraud import features, source
 
-    return source.read_transactions(tile.start - features.TRANSACTION_WARM_UP, tile.end)
+    return source.read_transactions(reading.start - features.TRANSACTION_WARM_UP, reading.end)
 
 
-@task(task_run_name="labels before {tile.end:%Y-%m-%d %H:%M}", **retries.READING)
-def read_labels(tile: Window) -> pd.DataFrame:
-    """Outcomes that became known in the tile, and the history before it that its first rows need."""
+@task(task_run_name="labels before {reading.end:%Y-%m-%d %H:%M}", **retries.READING)
+def read_labels(reading: Window) -> pd.DataFrame:
+    """Outcomes that became known in the window, and the history before it that its first rows need."""
     from flows.fraud import features, source
 
-    return source.read_labels(tile.start - features.RISK_WARM_UP, tile.end)
+    return source.read_labels(reading.start - features.RISK_WARM_UP, reading.end)
 
 
 @task(task_run_name="cards", **retries.READING)
@@ -122,19 +136,31 @@ def read_cards() -> pd.DataFrame:
 
 
 def compute(
-    transactions: pd.DataFrame, labels: pd.DataFrame, cards: pd.DataFrame, tile: Window
+    transactions: pd.DataFrame, labels: pd.DataFrame, cards: pd.DataFrame, reading: Window
 ) -> dict[str, pd.DataFrame]:
-    """The rows of each group that belong to the tile, in the order in which they are to be written."""
+    """The rows of each group that belong to the window, in the order in which they are to be written."""
     from flows.fraud import features
 
     card_windows = features.card_windows(transactions)
     with_features = features.transaction_features(transactions, card_windows, cards)
     return {
-        schema.CARD_WINDOWS_GROUP: features.since(card_windows, "last_datetime", tile.start),
-        schema.MERCHANT_RISK_GROUP: features.since(features.merchant_risk(labels), "known_at", tile.start),
-        schema.LABELS_GROUP: features.since(features.known_labels(labels), "known_at", tile.start),
-        schema.TRANSACTIONS_GROUP: features.since(with_features, "datetime", tile.start),
+        schema.CARD_WINDOWS_GROUP: features.since(card_windows, "last_datetime", reading.start),
+        schema.MERCHANT_RISK_GROUP: features.since(features.merchant_risk(labels), "known_at", reading.start),
+        schema.LABELS_GROUP: features.since(features.known_labels(labels), "known_at", reading.start),
+        schema.TRANSACTIONS_GROUP: features.since(with_features, "datetime", reading.start),
     }
+
+
+@task(task_run_name="outcomes that were not corrected since", **retries.READING)
+def not_superseded(labels_fg: FeatureGroup, rows: pd.DataFrame) -> pd.DataFrame:
+    """The outcomes of which the group holds no later one: an old window that runs again undoes no correction."""
+    if rows.empty:
+        return rows
+    held = labels_fg.read(
+        start_time=rows["datetime"].min(), end_time=rows["datetime"].max() + timedelta(microseconds=1)
+    )
+    held_since = rows[["tid"]].merge(held[["tid", "known_at"]], on="tid", how="left", validate="m:1")["known_at"]
+    return rows[~(held_since > rows["known_at"])].reset_index(drop=True)
 
 
 if __name__ == "__main__":

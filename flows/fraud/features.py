@@ -46,6 +46,7 @@ EARTH_RADIUS_KM = 6371.0088
 NIGHT_ENDS_AT_HOUR = 6
 EVENT_TIMES = {"datetime", "known_at", "opened"}
 MAX_AMOUNT_USD = 1_000_000
+MOST_DEGREES = {"latitude": 90, "longitude": 180}
 
 _HOUR = 3_600_000_000
 _DAY = 24 * _HOUR
@@ -70,7 +71,7 @@ def card_windows(transactions: pd.DataFrame) -> pd.DataFrame:
     Raises:
         SchemaMismatch: a column is missing; the message names it and the columns there are.
         InvalidTime: datetime has no time zone.
-        InvalidData: an amount is missing, beyond a million, or not in whole cents.
+        InvalidData: an amount is missing, negative, beyond a million or not in whole cents; a place is not on Earth.
     Source: seed, slide "Feature Pipelines"; the slide names a mean trans_freq, here a count is called count.
 
     >>> transactions = pd.DataFrame({
@@ -92,6 +93,7 @@ def card_windows(transactions: pd.DataFrame) -> pd.DataFrame:
     times = _micros(ordered["datetime"])
     cards = _codes(ordered["cc_num"])
     cents = _cents(ordered["amount"])
+    _check_places(ordered)
     booked = _last_of_each(cards, times)
     sums = _prefix_sums(cents)
     squares = _prefix_sums(cents * cents)
@@ -125,7 +127,8 @@ def merchant_risk(labels: pd.DataFrame) -> pd.DataFrame:
         merchant_id, known_at, then merchant_label_count and merchant_fraud_share (0..1) for each span of
         `schema.RISK_SPANS`; ordered by merchant and time, index 0..n-1. One row per merchant and time at which labels
         of it became known; the windows hold them: (known_at - span, known_at]. Labels without a merchant count
-        nowhere. Empty in, empty out, same columns.
+        nowhere. A corrected outcome counts once more at the time of its correction: what was believed before, was
+        believed. Empty in, empty out, same columns.
     Raises:
         SchemaMismatch: a column is missing.
         InvalidTime: known_at has no time zone.
@@ -322,12 +325,13 @@ def distance_km(from_latitude: Floats, from_longitude: Floats, to_latitude: Floa
 
 
 def known_labels(labels: pd.DataFrame) -> pd.DataFrame:
-    """The outcome of each transaction, one row per transaction.
+    """The outcome of each transaction, one row per transaction: the newest, where it was corrected.
 
     Args:
         labels: tid (str), datetime, known_at (UTC), is_fraud (0 or 1). Any order, any index; other columns are dropped.
     Returns:
-        tid, datetime, is_fraud, known_at; ordered by datetime and tid, index 0..n-1.
+        tid, datetime, is_fraud, known_at; ordered by datetime and tid, index 0..n-1. Of several outcomes of one
+        transaction it is the one known last.
     Raises:
         SchemaMismatch: a column is missing.
 
@@ -335,7 +339,8 @@ def known_labels(labels: pd.DataFrame) -> pd.DataFrame:
     >>> known_labels(pd.DataFrame({"tid": ["a"], "datetime": at, "is_fraud": 0, "known_at": at, "more": 1})).shape
     (1, 4)
     """
-    return _ordered(labels, columns(LABELS), by=["datetime", "tid"], what="known_labels", name="labels")
+    ordered = _ordered(labels, columns(LABELS), by=["datetime", "tid", "known_at"], what="known_labels", name="labels")
+    return ordered.drop_duplicates("tid", keep="last", ignore_index=True)
 
 
 def check_request(request: Mapping[str, Any]) -> None:
@@ -344,7 +349,7 @@ def check_request(request: Mapping[str, Any]) -> None:
     Raises:
         SchemaMismatch: the card, the time or the amount is missing.
         InvalidTime: the time has no time zone.
-        InvalidData: the amount is negative or no number.
+        InvalidData: the amount is negative, beyond a million or no number; or the place is not on Earth.
 
     >>> check_request({"cc_num": "1", "amount": 10.0})
     Traceback (most recent call last):
@@ -360,6 +365,14 @@ def check_request(request: Mapping[str, Any]) -> None:
     amount = request["amount"]
     if isinstance(amount, bool | str) or not 0 <= amount <= MAX_AMOUNT_USD:
         raise InvalidData(f"amount = {amount!r}: expected USD from 0 to {MAX_AMOUNT_USD:,}. Correct the request.")
+    for side, most in MOST_DEGREES.items():
+        degrees = request.get(side)
+        if degrees is None or degrees != degrees:  # NaN is how a frame says that there is no place
+            continue
+        if isinstance(degrees, bool | str) or not -most <= degrees <= most:
+            raise InvalidData(
+                f"{side} = {degrees!r}: expected degrees from {-most} to {most}, or none. Correct the request."
+            )
 
 
 def since(rows: pd.DataFrame, time: str, start: datetime) -> pd.DataFrame:
@@ -428,13 +441,25 @@ def _cents(amounts: pd.Series) -> Integers:
     dollars = amounts.to_numpy(np.float64)
     cents = np.rint(dollars * 100)
     with np.errstate(invalid="ignore"):  # infinity less infinity; refused below all the same
-        wrong = ~(np.abs(dollars) <= MAX_AMOUNT_USD) | (np.abs(dollars * 100 - cents) > 1e-4)
+        wrong = ~((dollars >= 0) & (dollars <= MAX_AMOUNT_USD)) | (np.abs(dollars * 100 - cents) > 1e-4)
     if wrong.any():
         raise InvalidData(
             f"Amount {dollars[wrong][0]} ({int(wrong.sum())} of {len(dollars)} rows) is not a number of whole cents "
-            f"up to {MAX_AMOUNT_USD:,} USD. Round or drop such rows in the source."
+            f"from 0 to {MAX_AMOUNT_USD:,} USD. Round or drop such rows in the source; refunds are no purchases."
         )
     return cents.astype(np.int64)
+
+
+def _check_places(rows: pd.DataFrame) -> None:
+    for side, most in MOST_DEGREES.items():
+        degrees = rows[side].to_numpy(np.float64)
+        wrong = np.abs(degrees) > most
+        if wrong.any():
+            raise InvalidData(
+                f"{side} {degrees[wrong][0]} of transaction {rows['tid'][wrong].iloc[0]} ({int(wrong.sum())} of "
+                f"{len(rows)} rows): expected degrees from {-most} to {most}, or null. Correct or empty it in the "
+                "source."
+            )
 
 
 def _last_of_each(groups: Integers, times: Integers) -> Integers:

@@ -1,4 +1,4 @@
-"""Card transactions from outside, in one shape: from the tables of a data folder, or from the built-in simulator."""
+"""Card transactions from outside, in one shape: live, from tables of a data folder, or from the built-in simulator."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pandas as pd
 
 from featurestore.errors import NotFound
 from featurestore.times import EPOCH, Window
+from flows import windows
+from flows.fraud import live
 from flows.fraud.schema import LABEL_DELAY
 from flows.settings import Settings
 from flows.sources import data_folder, half_open, in_shape, read_table
@@ -26,13 +28,20 @@ TRANSACTIONS: Mapping[str, str] = {
     "amount": "float64",
     "latitude": "float64",
     "longitude": "float64",
-    "is_fraud": "int64",
-    "known_at": "datetime64[us, UTC]",
     "source": "str",
 }
 """The columns every source gives, in order, with their dtypes: amount in USD, places in degrees (WGS84)."""
 
-LABELS = ["tid", "datetime", "cc_num", "merchant_id", "is_fraud", "known_at", "source"]
+LABELS: Mapping[str, str] = {
+    "tid": "str",
+    "datetime": "datetime64[us, UTC]",
+    "cc_num": "str",
+    "merchant_id": "str",
+    "is_fraud": "int64",
+    "known_at": "datetime64[us, UTC]",
+    "source": "str",
+}
+"""The columns of `read_labels`: whether a transaction was a fraud (1) or not (0), and since when that is known."""
 
 CARDS: Mapping[str, str] = {
     "cc_num": "str",
@@ -42,7 +51,7 @@ CARDS: Mapping[str, str] = {
 }
 """The columns of `read_cards`; birthdate and expires are days (midnight, no zone), null where a source has none."""
 
-SIMULATED = "simulated"
+SIMULATED, LIVE = "simulated", "live"
 SIMULATED_SPAN = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC))
 """What the demo reads. The simulator itself makes up any day."""
 
@@ -50,53 +59,58 @@ SEED = 2
 
 
 def read_transactions(start: datetime, end: datetime, *, source: str | None = None) -> pd.DataFrame:
-    """Card transactions of [start, end) with their outcome, one row per transaction.
+    """Card transactions of [start, end) as they were asked for, one row per transaction.
 
     Args:
         start, end: half-open, by the time of the transaction; with a time zone.
-        source: "simulated", "handbook", "sparkov" or "serverless"; default: what the settings say (`TRIPTYCH_DATA`,
-            `TRIPTYCH_SOURCE`, `TRIPTYCH_FRAUD_TABLE`).
+        source: "simulated", "live", "handbook", "sparkov" or "serverless"; default: what the settings say
+            (`TRIPTYCH_DATA`, `TRIPTYCH_SOURCE`, `TRIPTYCH_FRAUD_TABLE`).
     Returns:
         The columns and dtypes of `TRANSACTIONS`, the same from every source; ordered by datetime and tid, index 0..n-1.
-        merchant_id, category, latitude and longitude are null where a source has none. `known_at`, seven days after
-        the transaction, is when `is_fraud` became known: whoever learns from it before then, cheats.
+        merchant_id, category, latitude and longitude are null where a source has none. How a transaction turned out is
+        not among them: nobody knows it yet. `read_labels` says it, by the time it became known.
     Raises:
         InvalidTime: a time without time zone, or an end before the start.
-        NotFound: an unknown source, a missing folder or table, or a live source: there is none for card transactions.
+        NotFound: an unknown source, a missing folder or table, or a live source without address.
+        LiveSourceError: the live source failed; see `flows.http`.
 
     >>> day = read_transactions(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC), source="simulated")
-    >>> 300 < len(day) < 800, set(day["source"]) == {"simulated"}
-    (True, True)
+    >>> 300 < len(day) < 800, set(day["source"]) == {"simulated"}, "is_fraud" in day
+    (True, True, False)
     >>> read_transactions(datetime(2026, 1, 1), datetime(2026, 1, 2), source="simulated")  # noqa: DTZ001
     Traceback (most recent call last):
         ...
     featurestore.errors.InvalidTime: The start 2026-01-01 00:00:00 has no time zone. ...
     """
-    window = half_open(start, end)
-    name = _source_name(source)
-    rows = _simulated(window) if name == SIMULATED else TABLES[name].transactions(_folder(), window)
-    rows = rows.assign(known_at=rows["datetime"] + LABEL_DELAY)
+    window, name = half_open(start, end), _source_name(source)
+    rows = live.transactions(window) if name == LIVE else _with_outcomes(name, window)
     return in_shape(rows, TRANSACTIONS, name, order=["datetime", "tid"])
 
 
 def read_labels(known_start: datetime, known_end: datetime, *, source: str | None = None) -> pd.DataFrame:
-    """The outcomes that became known in [known_start, known_end), one row per transaction.
+    """The outcomes that became known in [known_start, known_end), one row per transaction and time it became known.
 
     Args:
         known_start, known_end: half-open, by the time the outcome became known; with a time zone.
         source: as for `read_transactions`.
     Returns:
-        tid, datetime (of the transaction), cc_num, merchant_id, is_fraud (0 or 1), known_at, source, with the dtypes of
-        `TRANSACTIONS`; ordered by known_at and tid, index 0..n-1.
+        The columns and dtypes of `LABELS`; ordered by known_at and tid, index 0..n-1. In tables and the simulator each
+        transaction has one outcome, seven days after it. Live it is known when the bank knows it, and an outcome that
+        was corrected is a second row with a later known_at.
     Raises:
-        InvalidTime, NotFound: as `read_transactions`.
+        InvalidTime, NotFound, LiveSourceError: as `read_transactions`.
 
     >>> known = read_labels(datetime(2026, 1, 8, tzinfo=UTC), datetime(2026, 1, 9, tzinfo=UTC), source="simulated")
     >>> str(known["datetime"].min().date()), str(known["known_at"].min().date())
     ('2026-01-01', '2026-01-08')
     """
-    window = half_open(known_start, known_end)
-    return read_transactions(window.start - LABEL_DELAY, window.end - LABEL_DELAY, source=source)[LABELS]
+    window, name = half_open(known_start, known_end), _source_name(source)
+    if name == LIVE:
+        rows = live.outcomes(window)
+    else:
+        rows = _with_outcomes(name, Window(window.start - LABEL_DELAY, window.end - LABEL_DELAY))
+        rows = rows.assign(known_at=rows["datetime"] + LABEL_DELAY)
+    return in_shape(rows, LABELS, name, order=["known_at", "tid"])
 
 
 def read_cards(*, source: str | None = None) -> pd.DataFrame:
@@ -108,13 +122,16 @@ def read_cards(*, source: str | None = None) -> pd.DataFrame:
         The columns and dtypes of `CARDS`, ordered by card, index 0..n-1. Where a source does not say since when a card
         is open, it is the first moment of the source. birthdate and expires are null where it does not say.
     Raises:
-        NotFound: as `read_transactions`.
+        NotFound, LiveSourceError: as `read_transactions`.
 
     >>> read_cards(source="simulated").columns.tolist()
     ['cc_num', 'opened', 'birthdate', 'expires']
     """
     name = _source_name(source)
-    cards = _world(SEED).cards_table() if name == SIMULATED else TABLES[name].cards(_folder())
+    if name == LIVE:
+        cards = live.cards()
+    else:
+        cards = _world(SEED).cards_table() if name == SIMULATED else TABLES[name].cards(_folder())
     return in_shape(cards, CARDS, name, order=["cc_num"])
 
 
@@ -125,16 +142,22 @@ def span(*, source: str | None = None) -> Window:
     '[2026-01-01 00:00, 2026-07-01 00:00)'
     """
     name = _source_name(source)
+    if name == LIVE:
+        day, told = timedelta(days=1), live.status()
+        return Window(windows.floor(told.begins, day), windows.floor(told.complete_until, day) + day)
     return SIMULATED_SPAN if name == SIMULATED else TABLES[name].span(_folder())
 
 
 def available_until(at: datetime, *, source: str | None = None) -> datetime:
-    """Until when a source has rows, seen at a time: the simulator until then, a table until its own end.
+    """Until when a source has rows, seen at a time: the simulator until then, a table until its own end, a live source
+    until its lists are complete.
 
     >>> available_until(datetime(2026, 9, 1, tzinfo=UTC), source="simulated").isoformat()
     '2026-09-01T00:00:00+00:00'
     """
     name = _source_name(source)
+    if name == LIVE:
+        return min(at, live.status().complete_until)
     return at if name == SIMULATED else min(at, TABLES[name].span(_folder()).end)
 
 
@@ -147,14 +170,14 @@ def _source_name(source: str | None) -> str:
     if source is None:
         settings = Settings()
         source = settings.fraud_table if settings.chosen_source == "files" else settings.chosen_source
-    if source == "live":
-        raise NotFound(
-            "There is no live source for card transactions: no bank publishes them. Use TRIPTYCH_SOURCE=simulated, or "
-            "TRIPTYCH_DATA=<folder> for tables."
-        )
-    if source != SIMULATED and source not in TABLES:
-        raise NotFound(f"There is no source of card transactions {source!r}. Use one of {[SIMULATED, *TABLES]}.")
+    if source not in (SIMULATED, LIVE, *TABLES):
+        raise NotFound(f"There is no source of card transactions {source!r}. Use one of {[SIMULATED, LIVE, *TABLES]}.")
     return source
+
+
+def _with_outcomes(name: str, window: Window) -> pd.DataFrame:
+    """Transactions of a made-up or stored world, in which the outcome lies beside them from the beginning."""
+    return _simulated(window) if name == SIMULATED else TABLES[name].transactions(_folder(), window)
 
 
 def _folder() -> Path:

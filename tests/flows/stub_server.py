@@ -60,6 +60,7 @@ class StubServer:
     fallback: Fallback | None = None
     troubles: deque[Reply] = field(default_factory=deque)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
 
     def answer(self, path: str, query: dict[str, str]) -> Reply:
         """The next trouble, else the route's reply, else 404."""
@@ -102,6 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer from the stub."""
         parts = urlsplit(self.path)
+        self.server.stub.headers.append(dict(self.headers.items()))  # type: ignore[attr-defined]
         reply = self.server.stub.answer(parts.path, dict(parse_qsl(parts.query)))  # type: ignore[attr-defined]
         time.sleep(reply.delay_seconds)
         try:

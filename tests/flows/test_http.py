@@ -163,6 +163,41 @@ def test_secret_reaches_the_service_and_nothing_else(tmp_path: Path, caplog: pyt
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
 
 
+def test_bearer_token_reaches_the_service_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """F20: as above, for the header. httpcore logs at the level of bytes, and gets it neither."""
+    caplog.set_level(logging.DEBUG)
+    with serving({"/data": Reply.of_json({"you sent": f"Bearer {CANARY}"})}) as server:
+        asking = Client(
+            "stub",
+            base_url=server.url,
+            bronze=Bronze(tmp_path),
+            bearer=SecretStr(CANARY),
+            per_second=500,
+            settings=FAST,
+        )
+        answer = asking.get("/data")
+        server.troubles.append(Reply(401, f"bad token {CANARY}".encode()))
+        with pytest.raises(RequestRefused, match="refuses our key") as caught:
+            asking.get("/data")
+    assert [each["Authorization"] for each in server.headers] == [f"Bearer {CANARY}"] * 2
+    said = [str(answer), repr(answer), str(caught.value), repr(caught.value.__cause__), repr(asking.__dict__["_http"])]
+    assert not [text for text in [*said, caplog.text] if CANARY in text]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+
+
+def test_redirect_to_another_host_does_not_take_the_secrets_along(tmp_path: Path) -> None:
+    with serving({"/data": Reply(body=b"elsewhere")}) as other, serving() as server:
+        server.routes["/data"] = Reply(302, headers={"Location": f"{other.url}/data"})
+        asking = Client(
+            "stub", base_url=server.url, bronze=Bronze(tmp_path), secret={"api_key": SecretStr(CANARY)},
+            bearer=SecretStr(CANARY), settings=FAST,
+        )  # fmt: skip
+        assert asking.get("/data").content == b"elsewhere"
+    assert server.asked == [("/data", {"api_key": CANARY})]
+    assert other.asked == [("/data", {})]
+    assert "Authorization" not in other.headers[0]
+
+
 def test_requests_keep_their_distance(tmp_path: Path) -> None:
     with serving({"/data": Reply(body=b"good")}) as server:
         polite = Client("stub", base_url=server.url, bronze=Bronze(tmp_path), per_second=20, settings=FAST)

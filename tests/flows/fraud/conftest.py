@@ -16,13 +16,13 @@ START, END = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC)
 
 
 @contextmanager
-def living_in(home: Path) -> Iterator[Settings]:
-    """Let flows use this home, on simulated data, whatever the person who runs the tests has set."""
+def living_in(home: Path, *, source: str = "simulated") -> Iterator[Settings]:
+    """Let flows use this home and source, whatever the person who runs the tests has set."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FEATURESTORE_HOME", "TRIPTYCH_DATA", "TRIPTYCH_MLFLOW_URI", "TRIPTYCH_FRAUD_TABLE"):
             patch.delenv(name, raising=False)
         patch.setenv("TRIPTYCH_HOME", str(home))
-        patch.setenv("TRIPTYCH_SOURCE", "simulated")
+        patch.setenv("TRIPTYCH_SOURCE", source)
         yield Settings()
 
 

@@ -142,10 +142,17 @@ def test_naive_times_are_refused() -> None:
         features.card_windows(table.assign(datetime=table["datetime"].dt.tz_localize(None)))
 
 
-@pytest.mark.parametrize("amount", [0.001, math.nan, math.inf, 2e6, -2e6])
+@pytest.mark.parametrize("amount", [0.001, math.nan, math.inf, 2e6, -0.01])
 def test_an_amount_that_is_no_whole_number_of_cents_is_refused(amount: float) -> None:
     with pytest.raises(InvalidData, match=r"1 of 2 rows\) is not a number of whole cents"):
         features.card_windows(transactions(("a", "1", 0, 1), ("b", "1", 1, amount)))
+
+
+@pytest.mark.parametrize("place", [(90.5, 21.0), (52.2, -181.0), (math.inf, 0.0)])
+def test_a_place_that_is_not_on_earth_is_refused_and_names_its_transaction(place: tuple[float, float]) -> None:
+    table = transactions(("a", "1", 0, 1), ("b", "1", 1, 1), places=[WARSAW, place])
+    with pytest.raises(InvalidData, match=r"of transaction b \(1 of 2 rows\): expected degrees from -(90|180) to"):
+        features.card_windows(table)
 
 
 # --- merchant risk -----------------------------------------------------------------------------------

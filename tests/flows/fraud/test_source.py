@@ -67,7 +67,9 @@ def test_every_source_gives_the_same_columns_and_dtypes_in_the_same_order(tables
     assert {column: str(dtype) for column, dtype in rows.dtypes.items()} == dict(source.TRANSACTIONS)
     assert rows.equals(rows.sort_values(["datetime", "tid"], ignore_index=True))
     assert rows["tid"].is_unique
-    assert (rows["known_at"] - rows["datetime"] == schema.LABEL_DELAY).all()
+    labels = source.read_labels(*(time + schema.LABEL_DELAY for time in window), source=name).head(500)
+    assert {column: str(dtype) for column, dtype in labels.dtypes.items()} == dict(source.LABELS)
+    assert (labels["known_at"] - labels["datetime"] == schema.LABEL_DELAY).all()
     assert set(rows["source"]) == {name}
     cards = source.read_cards(source=name)
     assert {column: str(dtype) for column, dtype in cards.dtypes.items()} == dict(source.CARDS)
@@ -78,8 +80,11 @@ def test_every_source_gives_the_same_columns_and_dtypes_in_the_same_order(tables
 @pytest.mark.parametrize("name", SOURCES)
 def test_an_empty_window_has_the_same_columns_and_dtypes(tables: Path, name: str) -> None:
     rows = source.read_transactions(NEW_YEAR - 9000 * DAY, NEW_YEAR - 9000 * DAY, source=name)
+    labels = source.read_labels(NEW_YEAR - 9000 * DAY, NEW_YEAR - 9000 * DAY, source=name)
     assert {column: str(dtype) for column, dtype in rows.dtypes.items()} == dict(source.TRANSACTIONS)
+    assert {column: str(dtype) for column, dtype in labels.dtypes.items()} == dict(source.LABELS)
     assert rows.empty
+    assert labels.empty
 
 
 @pytest.mark.parametrize("name", SOURCES[1:])
@@ -136,14 +141,21 @@ def test_the_simulator_gives_the_same_rows_when_asked_in_another_zone() -> None:
     assert_frame_equal(here, there, check_exact=True)
 
 
+def outcomes(start: datetime, end: datetime) -> pd.DataFrame:
+    """How the simulator's transactions of [start, end) turned out."""
+    return source.read_labels(start + schema.LABEL_DELAY, end + schema.LABEL_DELAY, source="simulated")
+
+
 def test_the_simulators_first_day_is_what_it_was() -> None:
     """Whoever changes these figures changes every figure that the demo shows."""
     rows = source.read_transactions(NEW_YEAR, NEW_YEAR + DAY, source="simulated")
-    assert (len(rows), rows["amount"].sum().round(2), rows["is_fraud"].sum()) == (434, 34001.73, 11)
+    frauds = outcomes(NEW_YEAR, NEW_YEAR + DAY)["is_fraud"].sum()
+    assert (len(rows), rows["amount"].sum().round(2), frauds) == (434, 34001.73, 11)
 
 
 def test_the_simulator_has_a_believable_number_of_transactions_and_frauds() -> None:
     rows = source.read_transactions(NEW_YEAR, NEW_YEAR + 60 * DAY, source="simulated")
+    rows = rows.merge(outcomes(NEW_YEAR, NEW_YEAR + 60 * DAY)[["tid", "is_fraud"]], on="tid", validate="1:1")
     assert 300 < len(rows) / 60 < 600
     assert 0.005 < rows["is_fraud"].mean() < 0.012
     legit, fraud = (rows.loc[rows["is_fraud"] == n, "amount"] for n in (0, 1))
@@ -157,7 +169,7 @@ def test_the_simulator_has_a_believable_number_of_transactions_and_frauds() -> N
 def test_labels_are_read_by_the_time_they_became_known() -> None:
     known = source.read_labels(NEW_YEAR + schema.LABEL_DELAY, NEW_YEAR + schema.LABEL_DELAY + DAY, source="simulated")
     rows = source.read_transactions(NEW_YEAR, NEW_YEAR + DAY, source="simulated")
-    assert known.columns.tolist() == source.LABELS
+    assert known.columns.tolist() == list(source.LABELS)
     assert known["tid"].tolist() == rows["tid"].tolist()
     assert known["known_at"].between(NEW_YEAR + schema.LABEL_DELAY, NEW_YEAR + schema.LABEL_DELAY + DAY).all()
 
@@ -200,13 +212,18 @@ def test_files_without_a_folder_ask_for_one(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_unknown_table_lists_the_known_ones(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIPTYCH_FRAUD_TABLE", "kaggle")
-    with pytest.raises(NotFound, match=r"'kaggle'. Use one of \['simulated', 'handbook', 'sparkov', 'serverless'\]"):
+    with pytest.raises(
+        NotFound, match=r"'kaggle'. Use one of \['simulated', 'live', 'handbook', 'sparkov', 'serverless'\]"
+    ):
         source.read_transactions(NEW_YEAR, NEW_YEAR + DAY)
 
 
-def test_there_is_no_live_source_and_the_simulator_does_not_stand_in_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_source_needs_an_address_and_the_simulator_does_not_stand_in_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("TRIPTYCH_SOURCE", "live")
-    with pytest.raises(NotFound, match="no live source for card transactions"):
+    monkeypatch.delenv("TRIPTYCH_FRAUD_URL", raising=False)
+    with pytest.raises(NotFound, match=r"no public feed of card transactions.*set TRIPTYCH_FRAUD_URL=<base URL>"):
         source.read_transactions(NEW_YEAR, NEW_YEAR + DAY)
 
 
