@@ -202,6 +202,8 @@ class Client:
             host does not get them.
         bearer: a token for the header `Authorization: Bearer ...`, guarded in the same way.
         per_second: requests a second; the next one waits.
+        as_browser: shake hands and name ourselves as a browser does: some services refuse all others by that. Nothing
+            else changes: as few requests, as patient.
         settings: default: the environment's.
     """
 
@@ -214,6 +216,7 @@ class Client:
         secret: Mapping[str, SecretStr] | None = None,
         bearer: SecretStr | None = None,
         per_second: float = 2.0,
+        as_browser: bool = False,
         settings: HttpSettings | None = None,
     ) -> None:
         import httpx
@@ -229,7 +232,9 @@ class Client:
         self._free_at = 0.0
         self._lock = Lock()
         self._http = httpx.Client(
-            transport=_joining(query, token, httpx.URL(self.base_url)),
+            transport=_joining(
+                query, token, httpx.URL(self.base_url), _browser() if as_browser else httpx.HTTPTransport()
+            ),
             timeout=self.settings.timeout_seconds,
             headers={"User-Agent": USER_AGENT},
             follow_redirects=True,
@@ -347,11 +352,13 @@ class Client:
         return content
 
 
-def _joining(query: Mapping[str, str], token: str, base: httpx.URL) -> httpx.BaseTransport:
+def _joining(
+    query: Mapping[str, str], token: str, base: httpx.URL, transport: httpx.BaseTransport
+) -> httpx.BaseTransport:
     """A transport that adds secrets below everything that logs: httpx writes the URL of each request it is given."""
     import httpx
 
-    class Joining(httpx.HTTPTransport):
+    class Joining(httpx.BaseTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
             if (request.url.scheme, request.url.netloc) == (base.scheme, base.netloc):  # else we were sent elsewhere
                 url = request.url.copy_merge_params(query) if query else request.url
@@ -359,9 +366,44 @@ def _joining(query: Mapping[str, str], token: str, base: httpx.URL) -> httpx.Bas
                 request = httpx.Request(
                     request.method, url, headers=headers, stream=request.stream, extensions=request.extensions
                 )
-            return super().handle_request(request)
+            return transport.handle_request(request)
+
+        def close(self) -> None:
+            transport.close()
 
     return Joining()
+
+
+def _browser() -> httpx.BaseTransport:
+    """A transport whose TLS handshake and headers are those of a browser (curl_cffi)."""
+    import httpx
+    from curl_cffi import requests
+
+    class Browser(httpx.BaseTransport):
+        def __init__(self) -> None:
+            self._session: requests.Session[requests.Response] = requests.Session(impersonate="chrome")
+
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            timeout = request.extensions["timeout"]["read"]
+            try:
+                # The browser's own headers, not ours: a handshake and a User-Agent that disagree are refused, too.
+                answer = self._session.get(
+                    str(request.url), timeout=timeout, allow_redirects=False,
+                    headers={name: request.headers[name] for name in ("Authorization",) if name in request.headers},
+                )  # fmt: skip
+            except requests.exceptions.Timeout as error:
+                raise httpx.ReadTimeout(str(error), request=request) from error
+            except requests.exceptions.RequestException as error:
+                raise httpx.ConnectError(str(error), request=request) from error
+            # The content comes decoded: what says how it was packed is no longer true.
+            packed = {"content-encoding", "content-length", "transfer-encoding"}
+            kept = [(name, value) for name, value in answer.headers.items() if value and name.lower() not in packed]
+            return httpx.Response(answer.status_code, headers=kept, content=answer.content, request=request)
+
+        def close(self) -> None:
+            self._session.close()
+
+    return Browser()
 
 
 def _retry_after_seconds(header: str | None, now: datetime) -> float | None:

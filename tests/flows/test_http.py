@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -215,3 +217,40 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 def test_no_task_asks_again_what_the_client_has_asked_in_vain() -> None:
     assert not retries.worth_retrying(ServiceUnavailable("down"))
     assert isinstance(TooManyRequests("later"), FeatureStoreError)
+
+
+# --- as a browser -------------------------------------------------------------------------------------
+
+
+def test_client_as_browser_names_itself_as_one_and_is_the_same_client_in_all_else(tmp_path: Path) -> None:
+    """Secrets, retries, redirects, packed answers, what is kept and what is said: as without."""
+    packed = Reply(200, gzip.compress(b"[1, 2]"), {"Content-Encoding": "gzip"})
+    with serving({"/data": packed, "/moved": Reply(302, b"", {"Location": "/data"})}) as server:
+        ordinary = client(server, tmp_path / "a", secret=True)
+        browser = Client(
+            "stub", base_url=server.url, bronze=Bronze(tmp_path / "b"), secret={"api_key": SecretStr(CANARY)},
+            per_second=500, as_browser=True, settings=FAST,
+        )  # fmt: skip
+        server.troubles.extend([Reply(503), Reply(429)])
+        assert browser.get("/moved").json() == ordinary.get("/moved").json() == [1, 2]
+        assert {query["api_key"] for _, query in server.asked if query} == {CANARY}
+        assert {headers["User-Agent"].partition("/")[0] for headers in server.headers} == {"Mozilla", "triptych"}
+        server.troubles.append(Reply(404))
+        with pytest.raises(RequestRefused, match="HTTP 404"):
+            browser.get("/data")
+        address = server.url
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert CANARY.encode() not in kept
+    with pytest.raises(ServiceUnavailable, match="does not answer") as failure:
+        browser.get("/data")
+    assert CANARY not in "".join(traceback.format_exception(failure.value))
+    assert address in str(failure.value)
+
+
+def test_client_as_browser_gives_up_on_a_silent_service(tmp_path: Path) -> None:
+    with serving({"/data": Reply(delay_seconds=1)}) as server:
+        silent = HttpSettings(timeout_seconds=0.1, attempts=2, patience_seconds=5, longest_pause_seconds=0.01)
+        browser = Client("stub", base_url=server.url, bronze=Bronze(tmp_path), as_browser=True, settings=silent)
+        with pytest.raises(ServiceUnavailable, match="does not answer"):
+            browser.get("/data")
+        assert len(server.asked) == 2
