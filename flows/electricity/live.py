@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from io import BytesIO, StringIO
-from typing import Any, Literal
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from featurestore.errors import InvalidData
 from featurestore.times import Window
+from flows import open_meteo
 from flows.electricity.schema import TIME_ZONE, ZONES
 from flows.http import Answer, Bronze, Client, RequestRefused, UnexpectedAnswer
 from flows.settings import Settings
@@ -32,7 +33,6 @@ DAILY_FILES = timedelta(days=8)
 """Days that NYISO keeps as files of their own; older ones are in a zip for each month."""
 
 EIA_PAGE = 5000
-MOST_DAYS_ASKED = 90  # of weather in one request
 
 _NEW_YORK = ZoneInfo(TIME_ZONE)
 
@@ -92,10 +92,10 @@ def weather_forecasts(window: Window) -> pd.DataFrame:
     Raises:
         LiveSourceError: as `demand`.
     """
+    places = {code: open_meteo.Place(zone.latitude, zone.longitude) for code, zone in ZONES.items()}
     with _client("open-meteo", Services().weather_url) as weather:
-        parts = [_forecasts(weather, piece) for piece in _pieces(window)]
-    rows = pd.concat([_NO_WEATHER, *parts], ignore_index=True)
-    return rows[(rows["hour"] >= window.start) & (rows["hour"] < window.end)]
+        rows = open_meteo.hourly(weather, "forecast", places, {FORECAST: "°C"}, window)
+    return rows.rename(columns={"place": "zone", FORECAST: "temperature_c"})
 
 
 def _client(service: str, url: str, secret: dict[str, SecretStr] | None = None) -> Client:
@@ -112,7 +112,7 @@ def nothing(value: str) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in columns.items()})
 
 
-_NO_DEMAND, _NO_FORECAST, _NO_WEATHER = nothing("demand_mw"), nothing("forecast_mw"), nothing("temperature_c")
+_NO_DEMAND, _NO_FORECAST = nothing("demand_mw"), nothing("forecast_mw")
 
 
 # --- NYISO -------------------------------------------------------------------------------------------
@@ -277,50 +277,6 @@ def _eia_page(answer: Answer) -> tuple[pd.DataFrame, int]:
     return found[found["demand_mw"].notna()], total
 
 
-# --- Open-Meteo --------------------------------------------------------------------------------------
-
-
-def _forecasts(weather: Client, window: Window) -> pd.DataFrame:
-    last = (window.end - timedelta(microseconds=1)).astimezone(UTC)
-    answer = weather.get(
-        "forecast",
-        {
-            "latitude": ",".join(str(zone.latitude) for zone in ZONES.values()),
-            "longitude": ",".join(str(zone.longitude) for zone in ZONES.values()),
-            "hourly": FORECAST,
-            "start_date": f"{window.start.astimezone(UTC):%Y-%m-%d}",
-            "end_date": f"{last:%Y-%m-%d}",
-            "timezone": "UTC",
-        },
-    )
-    places = answer.json()
-    if isinstance(places, dict) and places.get("error"):
-        raise UnexpectedAnswer(f"{answer} says: {places.get('reason', 'error, without a reason')}. Check the request.")
-    if not isinstance(places, list) or len(places) != len(ZONES):
-        found = len(places) if isinstance(places, list) else type(places).__name__
-        raise UnexpectedAnswer(f"{answer} has {found} places, expected a list of {len(ZONES)}. {_CHANGED}")
-    return pd.concat([_forecast(place, code, str(answer)) for place, code in zip(places, ZONES, strict=True)])
-
-
-def _forecast(place: Any, code: str, what: str) -> pd.DataFrame:
-    try:
-        times, values = place["hourly"]["time"], place["hourly"][FORECAST]
-        unit, offset = place["hourly_units"][FORECAST], place["utc_offset_seconds"]
-    except (KeyError, TypeError) as error:
-        raise UnexpectedAnswer(f"{what}: {code} lacks {error}. {_CHANGED}") from error
-    if unit != "°C" or offset != 0:
-        raise UnexpectedAnswer(f"{what}: {code} is in {unit} at UTC offset {offset} s, expected °C and 0. {_CHANGED}")
-    if len(times) != len(values):
-        raise UnexpectedAnswer(f"{what}: {code} has {len(times)} times and {len(values)} values. {_CHANGED}")
-    return pd.DataFrame(
-        {
-            "zone": pd.Series(code, index=range(len(times)), dtype="str"),
-            "hour": pd.to_datetime(pd.Series(times, dtype="str"), utc=True).dt.as_unit("us"),
-            "temperature_c": pd.Series(values, dtype="float64"),
-        }
-    )
-
-
 # --- shared ------------------------------------------------------------------------------------------
 
 _CHANGED = (
@@ -338,12 +294,6 @@ def local_days(window: Window) -> list[date]:
     first = window.start.astimezone(_NEW_YORK).date()
     last = (window.end - timedelta(microseconds=1)).astimezone(_NEW_YORK).date()
     return [first + timedelta(days=n) for n in range((last - first).days + 1)]
-
-
-def _pieces(window: Window) -> list[Window]:
-    step = timedelta(days=MOST_DAYS_ASKED)
-    starts = [window.start + step * n for n in range(-((window.start - window.end) // step))]
-    return [Window(start, min(start + step, window.end)) for start in starts]
 
 
 def _csv(text: str, expected: list[str] | None, what: str) -> pd.DataFrame:

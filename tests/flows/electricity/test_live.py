@@ -262,7 +262,7 @@ def broken(**changes: object) -> Reply:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hourly_units": {live.FORECAST: "°F"}}, "is in °F at UTC offset 0 s, expected °C"),
+        ({"hourly_units": {live.FORECAST: "°F"}}, "of A_WEST is in °F at UTC offset 0 s, expected °C"),
         ({"utc_offset_seconds": -14400}, "at UTC offset -14400 s"),
         ({"hourly": {"time": ["2026-07-09T00:00"]}}, f"A_WEST lacks '{live.FORECAST}'"),
         ({"hourly": {"time": ["2026-07-09T00:00"], live.FORECAST: []}}, "1 times and 0 values"),
