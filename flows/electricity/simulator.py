@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from featurestore.times import EPOCH, Window
 from flows.electricity.features import calendar_of, day_ahead_hours
 from flows.electricity.schema import ZONES
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from flows.noise import Floats, smooth, uniform
 
 SEED = 5
 BASE_MW = {
@@ -83,10 +80,10 @@ def demand(window: Window, *, as_of: datetime, trouble: Trouble | None = None, s
     zone, number = rows["code"].to_numpy(), rows["number"].to_numpy()
     ends = number + 1
     age = (as_of - EPOCH) / timedelta(hours=1) - ends
-    draw = _uniform(seed, 11, zone, number)
+    draw = uniform(seed, 11, zone, number)
     is_late = draw < trouble.late_share
     is_revised = ~is_late & (draw < trouble.late_share + trouble.revised_share)
-    is_out = (_uniform(seed, 12, 0 * number, number // 24) < trouble.outage_share) & (number % 24 // 3 == 5)
+    is_out = (uniform(seed, 12, 0 * number, number // 24) < trouble.outage_share) & (number % 24 // 3 == 5)
     for outage in trouble.outages:
         is_out |= ((rows["hour"] >= outage.start) & (rows["hour"] < outage.end)).to_numpy()
     published = ~is_out & (age >= np.where(is_late, LATE / timedelta(hours=1), 0))
@@ -102,7 +99,7 @@ def weather_forecasts(window: Window, *, seed: int = SEED) -> pd.DataFrame:
     """
     rows = _hours_of(window)
     zone, number = rows["code"].to_numpy(), rows["number"].to_numpy()
-    error = 1.7 * _smooth(seed, 21, 0 * zone, number, 18) + 1.0 * _smooth(seed, 22, zone, number, 9)
+    error = 1.7 * smooth(seed, 21, 0 * zone, number, 18) + 1.0 * smooth(seed, 22, zone, number, 9)
     forecast = np.round(_temperature(rows, seed) + error, 1)
     return rows.assign(temperature_c=forecast)[["zone", "hour", "temperature_c"]]
 
@@ -116,7 +113,7 @@ def operator_forecasts(start: datetime, end: datetime, *, seed: int = SEED) -> p
     hours = day_ahead_hours(start, end, list(ZONES))
     rows = _numbered(hours)
     zone, number = rows["code"].to_numpy(), rows["number"].to_numpy()
-    error = 0.036 * _smooth(seed, 31, 0 * zone, number, 12) + 0.02 * _smooth(seed, 32, zone, number, 6)
+    error = 0.036 * smooth(seed, 31, 0 * zone, number, 12) + 0.02 * smooth(seed, 32, zone, number, 6)
     forecast = np.round(_true_demand(rows, seed) * (1 + error), 0)
     return rows.assign(forecast_mw=forecast)[["zone", "hour", "forecast_mw"]]
 
@@ -150,7 +147,7 @@ def _true_demand(rows: pd.DataFrame, seed: int) -> Floats:
     in_town = np.where(np.isin(zone, [list(ZONES).index(name) for name in ("I_DUNWOD", "J_NYC", "K_LONGIL")]), 1.4, 0.8)
     heating = 0.011 * np.maximum(16 - felt, 0) * np.where((hour >= 6) & (hour <= 9) | (hour >= 17), 1.4, 0.8)
     response = 1 + heating + 0.042 * np.maximum(felt - 20, 0) * afternoon * in_town
-    noise = 0.012 * _smooth(seed, 1, zone, number, 60) + 0.008 * _smooth(seed, 2, zone, number, 4)
+    noise = 0.012 * smooth(seed, 1, zone, number, 60) + 0.008 * smooth(seed, 2, zone, number, 4)
     return base * shape * response * (1 + noise)
 
 
@@ -161,35 +158,8 @@ def _temperature(rows: pd.DataFrame, seed: int, *, shift_hours: int = 0) -> Floa
     cooler = np.array([COOLER_C.get(name, 0.0) for name in ZONES])[zone]
     season = 12.5 - 12.5 * np.cos(2 * np.pi * (number / 24 - 20) / 365.2425)
     time_of_day = -4.0 * np.cos(2 * np.pi * (number % 24 - 8) / 24)  # coldest at 08:00 UTC
-    passing = 4.5 * _smooth(seed, 3, 0 * zone, number, 84) + 1.2 * _smooth(seed, 4, zone, number, 30)
+    passing = 4.5 * smooth(seed, 3, 0 * zone, number, 84) + 1.2 * smooth(seed, 4, zone, number, 30)
     return season + time_of_day + passing - cooler
-
-
-def _smooth(seed: int, stream: int, zone: Integers, number: Integers, every: int) -> Floats:
-    """Noise of about unit variance: drawn at knots `every` hours apart, a smooth curve between."""
-    knot, at = number // every, (number % every) / every
-    before, after = (_normal(seed, stream, zone, knot + step) for step in (0, 1))
-    weight = at * at * (3 - 2 * at)
-    mixed = before * (1 - weight) + after * weight
-    return np.asarray(mixed / np.sqrt((1 - weight) ** 2 + weight**2))
-
-
-def _normal(seed: int, stream: int, zone: Integers, number: Integers) -> Floats:
-    # The sum of twelve uniform numbers: close enough to a normal one, and cheap.
-    draws = [_uniform(seed, 1000 * stream + draw, zone, number) for draw in range(12)]
-    return np.asarray(np.sum(draws, axis=0) - 6.0)
-
-
-def _uniform(seed: int, stream: int, zone: Integers, number: Integers) -> Floats:
-    """A number in [0, 1) for each zone and number: hashed, so that it depends on nothing else (splitmix64)."""
-    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is what a hash is made of
-        mixed = np.uint64(seed * 1_000_003 + stream) * np.uint64(0x9E3779B97F4A7C15)
-        bits = number.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9) + mixed
-        bits = bits + zone.astype(np.uint64) * np.uint64(0x94D049BB133111EB)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
-        bits ^= bits >> np.uint64(31)
-    return np.asarray((bits >> np.uint64(11)).astype(np.float64) / 2.0**53)
 
 
 SPAN = Window(datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC))
