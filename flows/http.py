@@ -73,11 +73,15 @@ class TooManyRequests(ServiceUnavailable):
 
 
 class RequestRefused(LiveSourceError, RuntimeError):
-    """The service refuses this request (HTTP 4xx): asking again would change nothing. `status` is its answer."""
+    """The service refuses this request (HTTP 4xx): asking again would change nothing.
 
-    def __init__(self, message: str, status: int) -> None:
+    `status` and `content` are its answer: some services say in there that they have nothing, which is no error.
+    """
+
+    def __init__(self, message: str, status: int, content: bytes = b"") -> None:
         super().__init__(message)
         self.status = status
+        self.content = content
 
 
 class UnexpectedAnswer(LiveSourceError, InvalidData):
@@ -162,18 +166,21 @@ class Bronze:
         _write(folder / name, json.dumps(about, indent=1, sort_keys=True).encode())
 
     def newest(self, service: str, url: str, params: Mapping[str, str]) -> Answer:
-        """The newest successful answer to this request.
+        """The newest successful answer to this request; where there never was one, the newest refusal (HTTP 4xx).
+
+        A refusal of our key, or for asking too often, is not one: it says nothing about what was asked.
 
         Raises:
             NotFound: none was kept.
         """
         folder = self._requests(service, url, params)
-        for path in sorted(folder.glob("*.json"), reverse=True):
-            about = json.loads(path.read_bytes())
-            if about["status"] < 400:
-                content = self._body(about["content_sha256"]).read_bytes()
-                asked_at = datetime.fromisoformat(about["asked_at"])
-                return Answer(service, url, params, about["status"], content, asked_at)
+        kept = [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"), reverse=True)]
+        answered = [about for about in kept if about["status"] < 400]
+        refused = [about for about in kept if 400 <= about["status"] < 500 and about["status"] not in (401, 403, 429)]
+        for about in [*answered, *refused]:
+            content = self._body(about["content_sha256"]).read_bytes()
+            asked_at = datetime.fromisoformat(about["asked_at"])
+            return Answer(service, url, params, about["status"], content, asked_at)
         raise NotFound(
             f"No answer of {service} to {url} {dict(params)} is kept in {self.folder}, and TRIPTYCH_HTTP_REPLAY allows "
             "no network. Unset it, or replay a window that was read before."
@@ -267,8 +274,10 @@ class Client:
         url = f"{self.base_url}/{path.lstrip('/')}"
         asked = {name: str(value) for name, value in (params or {}).items() if value is not None}
         if self.settings.replay:
-            return self._bronze.newest(self.service, url, asked)
-        answer = None
+            answer = self._bronze.newest(self.service, url, asked)
+            _refuse_for_good(answer)
+            return answer
+        found = None
         for attempt in stamina.retry_context(
             on=self._pause_after,
             attempts=self.settings.attempts,
@@ -278,9 +287,9 @@ class Client:
             wait_jitter=min(1.0, self.settings.longest_pause_seconds),
         ):
             with attempt:
-                answer = self._ask(url, asked)
-        assert answer is not None  # the loop ends with an answer or by raising
-        return answer
+                found = self._ask(url, asked)
+        assert found is not None  # the loop ends with an answer or by raising
+        return found
 
     def _ask(self, url: str, params: Mapping[str, str]) -> Answer:
         import httpx
@@ -320,13 +329,9 @@ class Client:
                 f"{answer} refuses our key or has none (HTTP {status}, {said}). Check the service's API key in the "
                 "environment.",
                 status,
+                answer.content,
             )
-        if status >= 400:
-            raise RequestRefused(
-                f"{answer} is refused (HTTP {status}, {said}). Asking again changes nothing: check path, dates and "
-                "parameters, or whether the service has moved.",
-                status,
-            )
+        _refuse_for_good(answer)
 
     def _pause_after(self, error: Exception) -> bool | float:
         """Whether another attempt may help, and how long the service asks us to wait before."""
@@ -404,6 +409,16 @@ def _browser() -> httpx.BaseTransport:
             self._session.close()
 
     return Browser()
+
+
+def _refuse_for_good(answer: Answer) -> None:
+    if answer.status >= 400:
+        raise RequestRefused(
+            f"{answer} is refused (HTTP {answer.status}, {_beginning(answer.content)}). Asking again changes nothing: "
+            "check path, dates and parameters, or whether the service has moved.",
+            answer.status,
+            answer.content,
+        )
 
 
 def _retry_after_seconds(header: str | None, now: datetime) -> float | None:

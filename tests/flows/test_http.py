@@ -131,7 +131,7 @@ def test_refusal_is_not_asked_again(tmp_path: Path, status: int) -> None:
     assert caught.value.status == status
 
 
-def test_errors_are_kept_but_never_replayed(tmp_path: Path) -> None:
+def test_errors_are_kept_but_never_replayed_where_there_was_a_success(tmp_path: Path) -> None:
     with serving({"/data": Reply(body=b"good")}) as server:
         good = client(server, tmp_path).get("/data")
         server.troubles.append(Reply(404, b"gone"))
@@ -140,6 +140,22 @@ def test_errors_are_kept_but_never_replayed(tmp_path: Path) -> None:
     offline = Client("stub", base_url=server.url, bronze=Bronze(tmp_path), settings=HttpSettings(replay=True))
     assert offline.get("/data") == good
     assert len(list(tmp_path.glob("bodies/*/*"))) == 2
+
+
+def test_refusal_is_replayed_where_there_never_was_an_answer(tmp_path: Path) -> None:
+    """Some services refuse what they do not have: reading the same window again must meet the same refusal."""
+    with serving(
+        {"/none": Reply(400, b"no such sensor"), "/busy": Reply(429, headers={"Retry-After": "900"})}
+    ) as server:
+        for path in ("/none", "/busy"):
+            with pytest.raises((RequestRefused, TooManyRequests)):
+                client(server, tmp_path).get(path)
+    offline = Client("stub", base_url=server.url, bronze=Bronze(tmp_path), settings=HttpSettings(replay=True))
+    with pytest.raises(RequestRefused) as refused:
+        offline.get("/none")
+    assert refused.value.content == b"no such sensor"
+    with pytest.raises(NotFound, match="No answer of stub"):
+        offline.get("/busy")
 
 
 def test_secret_reaches_the_service_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
