@@ -37,7 +37,9 @@ def fraud_training(end: datetime | None = None, force: bool = False) -> int:
     registry.bootstrap(settings)
     splits = splits_for(fs, end)
     view = feature_view(fs)
-    params = training.params_of(splits, modelling.XGBOOST, {"cost_false_alarm_usd": modelling.FALSE_ALARM_USD})
+    params = training.params_of(
+        splits, modelling.XGBOOST, modelling.SEARCH.params(), {"cost_false_alarm_usd": modelling.FALSE_ALARM_USD}
+    )  # fmt: skip
     if not force and (last := training.trained_already(schema.MODEL, view, splits, params)) is not None:
         return skipped(last)
     dataset, rows = training.read_splits(view, splits, label_delay=schema.LABEL_DELAY)
@@ -133,44 +135,62 @@ def skipped(model: registry.ModelVersion) -> int:
 
 
 class Trained(NamedTuple):
-    """The model, the simple one beside it, the columns both were fitted on, and the threshold."""
+    """The model, the simple ones beside it, the columns all were fitted on, the threshold, and what was searched."""
 
     model: xgboost.XGBModel
     logistic: Any
+    tree: Any
     names: list[str]
     threshold: float
+    found: boosting.Found
 
 
 @task(task_run_name="fit", **retries.COMPUTING)
 def fit(data: Data) -> Trained:
-    """Fit the model and the simple one on the training split, and choose the threshold on validation."""
+    """Search on training; count trees and choose the threshold on validation; then fit all models on both.
+
+    The threshold is that of the model which has not seen validation: of its own training rows a model is too sure.
+    """
+    import pandas as pd
+
     names = boosting.feature_columns(data.X_train, never=schema.NEVER_FEATURES)
     X_train, X_validation = (boosting.matrix(X, names) for X in (data.X_train, data.X_validation))
-    model = boosting.fit(X_train, data.y_train, X_validation, data.y_validation, modelling.XGBOOST)
+    found = boosting.search(X_train, data.y_train, data.X_train["datetime"], modelling.XGBOOST, modelling.SEARCH)
+    counted = boosting.fit(
+        X_train, data.y_train, X_validation, data.y_validation, {**modelling.XGBOOST, **found.params}
+    )  # fmt: skip
     threshold = evaluation.choose_threshold(
-        data.y_validation, boosting.predict(model, X_validation), data.X_validation["amount"],
+        data.y_validation, boosting.predict(counted, X_validation), data.X_validation["amount"],
         cost_false_alarm=modelling.FALSE_ALARM_USD,
     )  # fmt: skip
-    return Trained(model, modelling.fit_logistic(X_train, data.y_train), names, threshold.value)
+    X_both = pd.concat([X_train, X_validation], ignore_index=True)
+    y_both = pd.concat([data.y_train, data.y_validation], ignore_index=True)
+    return Trained(
+        boosting.refit(counted, X_both, y_both), modelling.fit_logistic(X_both, y_both),
+        modelling.fit_tree(X_both, y_both), names, threshold.value, found,
+    )  # fmt: skip
 
 
 @task(task_run_name="judge", **retries.COMPUTING)
 def judge(
     fs: FeatureStore, trained: Trained, data: Data, champion: registry.ModelVersion | None, splits: Splits
 ) -> tuple[modelling.Result, evaluation.Decision]:
-    """Measure on test, and decide against prevalence, the simple model and the champion, all on the same rows."""
+    """Measure on test, and decide against prevalence, the simple models and the champion, all on the same rows."""
     X_test = boosting.matrix(data.X_test, trained.names)
     scores = boosting.predict(trained.model, X_test)
     logistic = trained.logistic.predict_proba(X_test)[:, 1]
-    others = {"prevalence": [float(data.y_train.mean())] * len(scores), "logistic": logistic}
+    tree = trained.tree.predict_proba(X_test)[:, 1]
+    others = {
+        "prevalence": [float(data.y_train.mean())] * len(scores), "depth-2 tree": tree, "logistic": logistic
+    }  # fmt: skip
     if champion is not None:
         others[f"champion (version {champion.version})"] = training.champion_scores(
             fs, champion, data.X_test, splits, key=["tid"]
         )
     cards = by_tid(group_of(fs, schema.TRANSACTIONS_GROUP), "cc_num", data.X_test["tid"], splits)
-    result = modelling.judge(data.y_test, scores, logistic, data.X_test, cards, threshold=trained.threshold)
+    result = modelling.judge(data.y_test, scores, logistic, tree, data.X_test, cards, threshold=trained.threshold)
     decision = evaluation.beats(data.y_test, scores, others, blocks=modelling.days_of(data.X_test))
-    return result, decision
+    return result, modelling.with_cost(decision, result)
 
 
 def by_tid(transactions: FeatureGroup, column: str, tids: pd.Series, splits: Splits) -> pd.Series:
@@ -204,6 +224,7 @@ def register(
         threshold=trained.threshold,
     )
     report = modelling.training_report(result, decision, splits, dataset.rows)
+    report += f"\nWhat the search tried:\n\n{trained.found.report()}\n"
     model = registry.log_model(
         schema.MODEL,
         trained.model,
@@ -237,6 +258,7 @@ def summary(model: registry.ModelVersion, status: str, why: str) -> dict[str, An
         "average_precision": metrics.get("test.average_precision"),
         "interval": "{:.3f} to {:.3f}".format(*(metrics[f"test.average_precision.{end}"] for end in ("low", "high"))),
         "logistic": metrics.get("test.average_precision.logistic"),
+        "depth_2_tree": metrics.get("test.average_precision.tree"),
         "prevalence": metrics.get("test.average_precision.prevalence"),
         "precision_top_100": metrics.get("test.precision_top_100"),
         "threshold": model.threshold,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,13 +53,26 @@ def with_features(features_of_90_days: Path, tmp_path: Path) -> Iterator[Setting
         yield settings
 
 
+@contextmanager
+def training_in_a_hurry() -> Iterator[None]:
+    """One trial and few trees: what is tested is the pipeline, not the model."""
+    from flows.fraud import modelling
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modelling, "SEARCH", replace(modelling.SEARCH, trials=1))
+        patch.setattr(
+            modelling, "XGBOOST", {**modelling.XGBOOST, "learning_rate": 0.1, "n_estimators": 150, "n_jobs": 1}
+        )
+        yield
+
+
 @pytest.fixture(scope="session")
 def trained_once(features_of_90_days: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with a champion. Models know their folder, so it is used where it is, and not copied."""
     from flows.fraud.training_pipeline import fraud_training
 
     home = Path(shutil.copytree(features_of_90_days, tmp_path_factory.mktemp("trained") / "home"))
-    with living_in(home):
+    with living_in(home), training_in_a_hurry():
         fraud_training(end=END)
     return home
 
@@ -66,5 +80,5 @@ def trained_once(features_of_90_days: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def with_champion(trained_once: Path) -> Iterator[Settings]:
     """The home with a champion; what one test writes there, the next one finds."""
-    with living_in(trained_once) as settings:
+    with living_in(trained_once) as settings, training_in_a_hurry():
         yield settings
