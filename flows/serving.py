@@ -16,7 +16,7 @@ from flows.training import features_first
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featurestore import FeatureGroup, FeatureStore, FeatureView
+    from featurestore import Feature, FeatureGroup, FeatureStore, FeatureView
 
 
 def trained_by(system: str) -> str:
@@ -74,6 +74,21 @@ def read_batch(fs: FeatureStore, model: registry.ModelVersion, window: Window) -
     return view.get_batch_data(
         window.start, window.end, primary_keys=True, event_time=True, inference_helper_columns=True
     )
+
+
+def widen(fs: FeatureStore, name: str, version: int, features: Sequence[Feature]) -> None:
+    """Give a group of predictions that is there already the columns it lacks; they are null in the rows it has.
+
+    Args:
+        features: all columns that the group is to have, the new ones last.
+    """
+    try:
+        group = fs.get_feature_group(name, version)
+    except NotFound:
+        return
+    held = {feature.name for feature in group.features}
+    if held and (missing := [feature for feature in features if feature.name not in held]):
+        group.append_features(missing)
 
 
 @task(task_run_name="what is new", **retries.READING)

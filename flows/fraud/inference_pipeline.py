@@ -1,12 +1,13 @@
 """The fraud system's inference pipeline: scores for the transactions of a window, and for a single one on request.
 
 Both take everything from the registered model: weights, threshold, the view it was trained on and the training dataset
-whose transformations it knows.
+whose transformations it knows. A prediction once made is never changed; what the earlier ones were worth is in the
+run's summary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from prefect import flow, get_run_logger, task
 import featurestore
 from featurestore.errors import InvalidData
 from featurestore.times import Window
-from flows import command_line, events, explaining, registry, retries, rules, serving, windows
+from flows import boosting, command_line, events, explaining, registry, retries, rules, serving, windows
 from flows.fraud import schema
 from flows.settings import Settings
 from flows.writing import write
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 FIRST_WINDOW = timedelta(days=7)
 """What the first run scores: the transactions whose outcome nobody knows yet."""
 
+HINDCAST = timedelta(days=35)
+"""Over which transactions the summary says what predictions were worth: four weeks, and one that is not known yet."""
+
+EXPIRES_AFTER = timedelta(days=30)
+"""An outcome still unknown this long after the transaction is not waited for."""
+
 SYSTEM = "fraud"
 
 
@@ -37,32 +44,36 @@ SYSTEM = "fraud"
 def fraud_inference(start: datetime | None = None, end: datetime | None = None) -> int:
     """Score the transactions of [start, end) with the champion and write the predictions; return the rows written.
 
-    Without start it goes on where the last predictions ended, without end it goes to the newest features. Scoring a
-    window again with the same version writes nothing.
+    Without start it goes on where the last predictions ended, without end it goes to the newest features. What the same
+    version has scored before stays as it is.
     """
     settings = Settings()
     fs = featurestore.connect(home=settings.store_home)
     registry.bootstrap(settings)
     champion = registry.require_champion(schema.MODEL, trained_by=serving.trained_by(SYSTEM))
     predictions_fg = predictions_group(fs)
+    made_at = windows.scheduled_time()
     window = serving.window_to_predict(
         fs.get_feature_group(schema.TRANSACTIONS_GROUP, schema.VERSION), predictions_fg, start, end,
         first_window=FIRST_WINDOW, system=SYSTEM,
     )  # fmt: skip
+    commit, rows = None, None
     if window is None:
         get_run_logger().info("Skipped: there are no features newer than the predictions.")
-        events.summary_artifact("fraud-inference-summary", [summary(champion, None, None, 0)])
-        return 0
-    batch = with_cards(fs, serving.read_batch(fs, champion, window), window)
-    predictions: pd.DataFrame = score(champion, batch, window)
-    commit = write(predictions_fg, predictions, window)
-    flagged = int(predictions["is_flagged"].sum())
-    events.summary_artifact("fraud-inference-summary", [summary(champion, window, commit, flagged)])
-    return commit.rows_written
+    else:
+        batch: pd.DataFrame = serving.read_batch(fs, champion, window)
+        asked: pd.DataFrame = asked_of(fs, batch["tid"], window)
+        rows = score(champion, batch, asked, window, made_at)
+        new = serving.not_yet_made(predictions_fg, rows, window, ["tid", "model_version", "datetime"])
+        commit = write(predictions_fg, new, window)
+    worth = hindcast(fs, predictions_fg, made_at)
+    events.summary_artifact("fraud-inference-summary", [summary(champion, window, commit, rows, worth)])
+    return 0 if commit is None else commit.rows_written
 
 
 def predictions_group(fs: FeatureStore) -> FeatureGroup:
-    """The group of predictions; made where it is not there yet."""
+    """The group of predictions; made where it is not there yet, and widened where it has been made before."""
+    serving.widen(fs, schema.PREDICTIONS_GROUP, schema.VERSION, schema.PREDICTIONS)
     return fs.get_or_create_feature_group(
         name=schema.PREDICTIONS_GROUP, version=schema.VERSION,
         description="Score of each transaction by each model version that scored it.",
@@ -71,30 +82,41 @@ def predictions_group(fs: FeatureStore) -> FeatureGroup:
     )  # fmt: skip
 
 
-@task(task_run_name="cards of {window}", **retries.READING)
-def with_cards(fs: FeatureStore, batch: pd.DataFrame, window: Window) -> pd.DataFrame:
-    """The batch with the card of each transaction, which is no feature of the model."""
-    transactions = fs.get_feature_group(schema.TRANSACTIONS_GROUP, schema.VERSION)
-    cards = transactions.read(start_time=window.start, end_time=window.end)[["tid", "cc_num"]]
-    return batch.drop(columns="cc_num", errors="ignore").merge(cards, on="tid", validate="one_to_one")
+@task(task_run_name="what was asked in {window}", **retries.READING)
+def asked_of(fs: FeatureStore, tids: pd.Series, window: Window) -> pd.DataFrame:
+    """What these transactions asked for, in their order: cc_num, merchant_id, category; and is_known_card."""
+    names = ["tid", "cc_num", "merchant_id", "category"]
+    rows = fs.get_feature_group(schema.TRANSACTIONS_GROUP, schema.VERSION).read(
+        start_time=window.start, end_time=window.end
+    )
+    cards = fs.get_feature_group(schema.CARDS_GROUP, schema.VERSION).read()["cc_num"]
+    asked = tids.to_frame().merge(rows[names], on="tid", how="left", validate="one_to_one")
+    return asked.assign(is_known_card=asked["cc_num"].isin(cards))
 
 
 @task(task_run_name="score {window}", **retries.COMPUTING)
-def score(model: registry.ModelVersion, batch: pd.DataFrame, window: Window) -> pd.DataFrame:
+def score(
+    model: registry.ModelVersion, batch: pd.DataFrame, asked: pd.DataFrame, window: Window, made_at: datetime
+) -> pd.DataFrame:
     """The rows of the group of predictions: one per transaction of the batch.
-
-    `scored_at` is the end of the window, and not the clock: scoring a window again gives the same rows.
 
     Raises:
         InvalidData: a score is not a number; nothing is published then.
     """
     loaded = registry.load(model)
     threshold = threshold_of(model)
+    names = list(loaded.feature_names)
+    inputs = boosting.matrix(batch, names)
     scores = loaded.score(batch).astype("float64")
     if (scores != scores).any():
         raise InvalidData(f"{model} gives no number for {int((scores != scores).sum())} of {len(scores)} rows.")
+    why = [
+        "; ".join(unknowns(each, known_card=each["is_known_card"], values=dict(zip(names, values, strict=True))))
+        for each, values in zip(asked.to_dict("records"), inputs.to_numpy(), strict=True)
+    ]
     lineage = model.lineage
-    rows = batch[["tid", "datetime", "cc_num"]].assign(
+    rows = batch[["tid", "datetime"]].assign(
+        cc_num=asked["cc_num"].array,
         model_version=model.version,
         score=scores,
         threshold=threshold,
@@ -102,22 +124,103 @@ def score(model: registry.ModelVersion, batch: pd.DataFrame, window: Window) -> 
         feature_view=f"{lineage.feature_view}@{lineage.feature_view_version}",
         training_dataset_version=lineage.training_dataset_version,
         scored_at=window.end,
+        degraded=[bool(text) for text in why],
+        why=why,
+        reasons=explaining.reasons_of(loaded, inputs).array,
+        made_at=made_at,
+        backfilled=made_at > batch["datetime"] + schema.LABEL_DELAY,
     )
     return rows[rules.columns(schema.PREDICTIONS)]
 
 
-def summary(model: registry.ModelVersion, window: Window | None, commit: Commit | None, flagged: int) -> dict[str, Any]:
+# --- what predictions were worth ---------------------------------------------------------------------
+
+
+@task(task_run_name="hindcast", **retries.READING)
+def hindcast(fs: FeatureStore, predictions_fg: FeatureGroup, now: datetime) -> dict[str, Any]:
+    """What the newest predictions were worth, once the outcomes are known."""
+    import pandas as pd
+
+    from flows import hindcasting
+
+    until = predictions_fg.watermark or now
+
+    def rows_of(group: FeatureGroup) -> pd.DataFrame:
+        return group.read(start_time=until - HINDCAST, end_time=until)
+
+    predictions = rows_of(predictions_fg).sort_values("made_at", na_position="first", kind="stable")
+    served = predictions.drop_duplicates("tid")  # what was said first is what was acted on
+    amounts = rows_of(fs.get_feature_group(schema.TRANSACTIONS_GROUP, schema.VERSION))[["tid", "amount"]]
+    labels = rows_of(fs.get_feature_group(schema.LABELS_GROUP, schema.VERSION))
+    joined = hindcasting.with_truth(
+        served.merge(amounts, on="tid", how="left", validate="one_to_one"), labels[labels["known_at"] <= now],
+        key=["tid"], truth="is_fraud", target_time="datetime", at=pd.Timestamp(now), expires_after=EXPIRES_AFTER,
+    )  # fmt: skip
+    return worth(joined)
+
+
+def worth(joined: pd.DataFrame) -> dict[str, Any]:
+    """What matured predictions found and cost, beside the prevalence and flagging nothing on the same transactions.
+
+    Args:
+        joined: of `hindcasting.with_truth`, with score, is_flagged, amount, is_fraud and backfilled; a null backfilled
+            is a row made before that was noted, and counts as made late.
+    Returns:
+        `measured_on` says whether they were made in time or reconstructed; counts by state; then rows, frauds, average
+        precision beside the prevalence, precision and recall of what was flagged, and the cost beside that of flagging
+        nothing (USD). Null where there is nothing to measure on.
+
+    >>> import pandas as pd
+    >>> found = worth(pd.DataFrame({
+    ...     "score": [0.9, 0.8, 0.1, 0.2], "is_flagged": [True, True, False, False], "amount": [50.0, 5.0, 70.0, 5.0],
+    ...     "is_fraud": [1, 0, 1, None], "state": ["matured"] * 3 + ["pending"], "backfilled": False}))
+    >>> found["precision_of_flagged"], found["recall"], found["cost_usd"], found["cost_usd_flagging_nothing"]
+    (0.5, 0.5, 80.0, 120.0)
+    >>> found["pending"], round(found["prevalence"], 2), round(found["average_precision"], 2)
+    (1, 0.67, 0.83)
+    """
+    from flows import evaluation, hindcasting
+
+    judged = hindcasting.judged(joined.assign(backfilled=joined["backfilled"].astype("boolean").fillna(True)))
+    rows = judged.matured("score", "amount")
+    is_fraud, is_flagged = rows["is_fraud"].astype("int64") == 1, rows["is_flagged"].astype("bool")
+    frauds, hits = int(is_fraud.sum()), int((is_fraud & is_flagged).sum())
+    lost = float(rows["amount"][is_fraud].sum())
+    missed = float(rows["amount"][is_fraud & ~is_flagged].sum())
+    return {
+        "measured_on": judged.kind,
+        **judged.states(),
+        "rows_measured": len(rows),
+        "frauds": frauds,
+        "average_precision": evaluation.average_precision(is_fraud, rows["score"]) if 0 < frauds < len(rows) else None,
+        "prevalence": frauds / len(rows) if len(rows) else None,
+        "precision_of_flagged": hits / int(is_flagged.sum()) if is_flagged.any() else None,
+        "recall": hits / frauds if frauds else None,
+        "cost_usd": missed + schema.FALSE_ALARM_USD * int((is_flagged & ~is_fraud).sum()) if len(rows) else None,
+        "cost_usd_flagging_nothing": lost if len(rows) else None,
+    }
+
+
+def summary(
+    model: registry.ModelVersion,
+    window: Window | None,
+    commit: Commit | None,
+    rows: pd.DataFrame | None,
+    worth: dict[str, Any],
+) -> dict[str, Any]:
     """What the run did, as the one row of its summary."""
     lineage = model.lineage
     return {
         "window": "nothing new" if window is None else str(window),
         "rows_written": 0 if commit is None else commit.rows_written,
-        "rows_unchanged": 0 if commit is None else commit.rows_unchanged,
-        "rows_flagged": flagged,
+        "rows_flagged": 0 if rows is None else int(rows["is_flagged"].sum()),
+        "rows_degraded": 0 if rows is None else int(rows["degraded"].sum()),
+        "rows_backfilled": 0 if rows is None else int(rows["backfilled"].sum()),
         "model_version": model.version,
         "threshold": model.threshold,
         "feature_view": f"{lineage.feature_view}@{lineage.feature_view_version}",
         "training_dataset_version": lineage.training_dataset_version,
+        **worth,
     }
 
 
@@ -187,6 +290,7 @@ class Predictor:
         Raises:
             SchemaMismatch: cc_num, datetime or amount is missing.
             InvalidTime: the time has no zone, or the card has a later booking already.
+            InvalidData: the amount is negative, beyond a million or no number; or the place is not on Earth.
         """
         from flows.fraud import features
 
@@ -204,7 +308,8 @@ class Predictor:
             )
         values = dict(zip(self._names, vector, strict=True))
         score = self._loaded.score_vector(vector, self._names)
-        why = unknowns(inputs, known_card=card is not None, recent=recent is not None, values=values)
+        used = {name: values[name] for name in self._loaded.feature_names}
+        why = unknowns(inputs, known_card=card is not None, values=used)
         return Prediction(
             is_fraud=score >= self.threshold,
             score=score,
@@ -216,24 +321,36 @@ class Predictor:
         )
 
 
-def unknowns(
-    inputs: Mapping[str, Any], *, known_card: bool, recent: bool, values: Mapping[str, Any]
-) -> tuple[str, ...]:
-    """What the score had to do without, in words.
+def unknowns(inputs: Mapping[str, Any], *, known_card: bool, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the score of a transaction had to do without, in words; in a batch and at a request alike.
 
-    >>> unknowns({"cc_num": "1"}, known_card=True, recent=False, values={})
+    Args:
+        inputs: cc_num, merchant_id, category as they were asked for.
+        known_card: whether the card is among the known ones.
+        values: what the model was given, by feature: nulls are what it had to do without, -1 is a category that it had
+            never seen in training.
+
+    >>> unknowns({"cc_num": "1"}, known_card=True, values={"amount_count_30d": None})
     ('card 1 has no transaction in the last 30 days',)
+    >>> unknowns({"cc_num": "1", "category": "gambling"}, known_card=True, values={"category": -1.0})
+    ("the category 'gambling' was never seen in training",)
     """
     card, merchant = inputs["cc_num"], inputs.get("merchant_id")
     found = []
     if not known_card:
         found.append(f"card {card} is not known")
-    if not recent:
+    if _all_null(values, schema.CARD_FEATURES):
         found.append(f"card {card} has no transaction in the last {schema.CARD_TTL.days} days")
-    merchant_values = [values[name] for name in schema.MERCHANT_FEATURES if name in values]
-    if merchant_values and all(value is None or value != value for value in merchant_values):
+    if _all_null(values, schema.MERCHANT_FEATURES):
         found.append(f"merchant {merchant} has no outcome known in the last {schema.MERCHANT_TTL.days} days")
+    if values.get("category") == -1:
+        found.append(f"the category {inputs.get('category')!r} was never seen in training")
     return tuple(found)
+
+
+def _all_null(values: Mapping[str, Any], names: Sequence[str]) -> bool:
+    held = [values[name] for name in names if name in values]
+    return bool(held) and all(value is None or value != value for value in held)
 
 
 if __name__ == "__main__":

@@ -48,9 +48,6 @@ SEARCH = boosting.Search(
     seed=SEED,
 )  # fmt: skip
 
-FALSE_ALARM_USD = 10.0
-"""What it costs to ask an honest owner whether it was them; a missed fraud costs its amount."""
-
 CALLS_PER_DAY = 100
 """Cards that the investigators can call in a day."""
 
@@ -158,7 +155,7 @@ def judge(
         calibration_error=evaluation.calibration_error(y, scores),
         threshold=threshold,
         cost=evaluation.cost_of_threshold(
-            y, scores, X["amount"], threshold=threshold, cost_false_alarm=FALSE_ALARM_USD
+            y, scores, X["amount"], threshold=threshold, cost_false_alarm=schema.FALSE_ALARM_USD
         ),
         cost_without=float(X["amount"].to_numpy()[y.to_numpy() == 1].sum()),
         flagged=int((scores >= threshold).sum()),
@@ -214,7 +211,7 @@ def training_report(result: Result, decision: evaluation.Decision, splits: Split
         f"{result.logistic_top_k.value:.3f}.",
         f"- ROC AUC {result.roc_auc.value:.3f}, Brier {result.brier:.5f}, calibration error "
         f"{result.calibration_error:.5f}.",
-        f"- Threshold {result.threshold:.4f}, chosen on validation for {FALSE_ALARM_USD:.0f} USD a false alarm: "
+        f"- Threshold {result.threshold:.4f}, chosen on validation for {schema.FALSE_ALARM_USD:.0f} USD a false alarm: "
         f"{result.flagged:,} of {tested.n:,} flagged, cost {result.cost:,.0f} USD instead of "
         f"{result.cost_without:,.0f} USD.",
         "",
@@ -242,8 +239,8 @@ def model_card(result: Result, splits: Splits, *, source: str, features: Sequenc
             f"- **Worth**: average precision {result.average_precision.value:.3f} {_interval(result.average_precision)}"
             f", logistic regression {result.logistic.value:.3f}, depth-2 tree {result.tree.value:.3f}, prevalence "
             f"{result.prevalence:.3f}.",
-            f"- **Threshold**: {result.threshold:.4f}, for {FALSE_ALARM_USD:.0f} USD a false alarm against the amount "
-            "of a missed fraud.",
+            f"- **Threshold**: {result.threshold:.4f}, for {schema.FALSE_ALARM_USD:.0f} USD a false alarm against the "
+            "amount of a missed fraud.",
             "- **Limits**: outcomes are known after 7 days, so the newest week teaches nothing. Cards and merchants "
             "without history in 30 days are scored without it. The data are simulated, by us or by the table's "
             "authors: no figure here says anything about a real bank.",

@@ -11,6 +11,9 @@ from flows.rules import Suite, between, columns, in_set, later, never_null
 LABEL_DELAY = timedelta(days=7)
 """A fraud is known this long after the transaction: the card's owner has to notice it."""
 
+FALSE_ALARM_USD = 10.0
+"""What it costs to ask an honest owner whether it was them; a missed fraud costs its amount."""
+
 CARD_SPANS: Mapping[str, timedelta] = {
     "1h": timedelta(hours=1),
     "4h": timedelta(hours=4),
@@ -115,6 +118,15 @@ LABELS = (
 )
 """One row per transaction whose outcome is known."""
 
+ADDED_TO_PREDICTIONS = (
+    Feature("degraded", "boolean", "Something was missing that the model had when it was judged."),
+    Feature("why", "string", "What was missing; empty if nothing."),
+    Feature("reasons", "string", "The features that weighed most, as JSON: feature, value, contribution to log-odds."),
+    Feature("made_at", "timestamp", "When this row was computed."),
+    Feature("backfilled", "boolean", "Computed when the outcome was known: a reconstruction, no prediction."),
+)
+"""Columns that the group got later; null in rows made before."""
+
 PREDICTIONS = (
     Feature("tid", "string", "The transaction."),
     Feature("model_version", "int", "Version of the registered model that scored it."),
@@ -125,9 +137,10 @@ PREDICTIONS = (
     Feature("is_flagged", "boolean", "Score at or above the threshold."),
     Feature("feature_view", "string", "The view the model was trained on, as name@version."),
     Feature("training_dataset_version", "int", "The training set whose transformations were used."),
-    Feature("scored_at", "timestamp", "When the score was computed."),
+    Feature("scored_at", "timestamp", "End of the batch it was scored in."),
+    *ADDED_TO_PREDICTIONS,
 )
-"""One row per transaction and model version."""
+"""One row per transaction and model version; what was once said of a transaction is never changed."""
 
 NEVER_FEATURES = {"tid", "cc_num", "merchant_id", "datetime", "known_at", "opened", "latitude", "longitude"}
 """Keys and times would be learned by heart; a place matters only as the distance from the card's previous place."""
@@ -214,6 +227,7 @@ PREDICTIONS_RULES: Suite = {
     "name": "fraud_predictions",
     "expectations": [
         *never_null("tid", "model_version", "datetime", "score", "threshold", "is_flagged", "scored_at"),
+        *never_null(*columns(ADDED_TO_PREDICTIONS)),
         between("score", 0, 1),
         between("threshold", 0, 1),
     ],

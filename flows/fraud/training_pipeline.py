@@ -38,7 +38,7 @@ def fraud_training(end: datetime | None = None, force: bool = False) -> int:
     splits = splits_for(fs, end)
     view = feature_view(fs)
     params = training.params_of(
-        splits, modelling.XGBOOST, modelling.SEARCH.params(), {"cost_false_alarm_usd": modelling.FALSE_ALARM_USD}
+        splits, modelling.XGBOOST, modelling.SEARCH.params(), {"cost_false_alarm_usd": schema.FALSE_ALARM_USD}
     )  # fmt: skip
     if not force and (last := training.trained_already(schema.MODEL, view, splits, params)) is not None:
         return skipped(last)
@@ -161,7 +161,7 @@ def fit(data: Data) -> Trained:
     )  # fmt: skip
     threshold = evaluation.choose_threshold(
         data.y_validation, boosting.predict(counted, X_validation), data.X_validation["amount"],
-        cost_false_alarm=modelling.FALSE_ALARM_USD,
+        cost_false_alarm=schema.FALSE_ALARM_USD,
     )  # fmt: skip
     X_both = pd.concat([X_train, X_validation], ignore_index=True)
     y_both = pd.concat([data.y_train, data.y_validation], ignore_index=True)

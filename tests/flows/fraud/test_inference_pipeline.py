@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
@@ -9,12 +10,14 @@ import pytest
 
 import featurestore
 from featurestore.errors import InvalidData, InvalidTime, NotFound, SchemaMismatch
-from flows import registry
-from flows.fraud import schema, source
+from featurestore.times import Window
+from flows import registry, windows
+from flows.fraud import inference_pipeline, schema, source
 from flows.fraud.feature_pipeline import fraud_features
 from flows.fraud.inference_pipeline import Predictor, fraud_inference
 from flows.fraud.training_pipeline import fraud_training
 from flows.settings import Settings
+from tests.flows.fraud.conftest import training_in_a_hurry
 
 END = datetime(2026, 4, 1, tzinfo=UTC)
 
@@ -49,6 +52,78 @@ def test_scoring_a_window_again_writes_nothing(with_champion: Settings) -> None:
     before = predictions(with_champion)
     assert fraud_inference(start=END - timedelta(days=1), end=END) == 0
     pd.testing.assert_frame_equal(predictions(with_champion), before)
+
+
+def test_prediction_says_what_it_was_made_of_when_and_why(with_champion: Settings) -> None:
+    """I5, I6: reasons, what was missing, view, training set, and when it was made."""
+    made_at = END + timedelta(hours=6)
+    start = END - timedelta(days=4)  # which no other test has asked for
+    end = start + timedelta(hours=5)
+    with windows.frozen(made_at):
+        fraud_inference(start=start, end=end)
+    registry.bootstrap(with_champion)
+    champion = registry.champion(schema.MODEL)
+    assert champion is not None
+    rows = predictions(with_champion)
+    rows = rows[(rows["made_at"] == made_at) & (rows["model_version"] == champion.version)]
+    assert len(rows) == len(transactions(with_champion, start, end))
+    assert set(rows["feature_view"]) == {f"{champion.lineage.feature_view}@{champion.lineage.feature_view_version}"}
+    assert not rows["backfilled"].any()
+    assert (rows["degraded"] == (rows["why"] != "")).all()
+    told = rows["why"][rows["degraded"]].str.contains("has no transaction|has no outcome known").all()
+    assert told
+    for text in rows["reasons"]:
+        reasons = json.loads(text)
+        assert len(reasons) == 5
+        assert set(reasons[0]) == {"feature", "value", "contribution"}
+    with windows.frozen(END + schema.LABEL_DELAY):
+        fraud_inference(start=start, end=end)
+    again = predictions(with_champion)
+    assert set(again[again["tid"].isin(rows["tid"])]["made_at"]) == {made_at}  # what was said stays said
+
+
+def test_predictions_are_judged_once_their_outcomes_are_known(with_champion: Settings) -> None:
+    """I8, I9: by transaction; pending, matured, expired; made in time and reconstructed are never mixed."""
+    fs = featurestore.connect(home=with_champion.store_home)
+    start = END - timedelta(days=12)
+    with windows.frozen(END):
+        fraud_inference(start=start, end=END)
+        predictions_fg = inference_pipeline.predictions_group(fs)
+        worth = inference_pipeline.hindcast.fn(fs, predictions_fg, END)
+    held = predictions_fg.read(start_time=END - inference_pipeline.HINDCAST, end_time=END).drop_duplicates("tid")
+    late = held["backfilled"].astype("bool")
+    assert late.sum() > 1000  # older than the label delay when they were made
+    assert worth["measured_on"] == "forecasts made in time (hindcast)"
+    assert (worth["pending"], worth["matured"], worth["expired"]) == (int((~late).sum()), 0, 0)
+    assert worth["rows_measured"] == 0
+    assert worth["average_precision"] is None
+
+    reconstructed = held[late]
+    labels = fs.get_feature_group(schema.LABELS_GROUP, schema.VERSION).read()
+    joined = reconstructed.merge(labels[["tid", "is_fraud"]], on="tid").assign(state="matured", amount=10.0)
+    found = inference_pipeline.worth(joined)
+    assert found["measured_on"] == "forecasts reconstructed later (backtest)"
+    assert found["average_precision"] > 5 * found["prevalence"]
+    assert found["cost_usd_flagging_nothing"] == 10.0 * joined["is_fraud"].sum()
+
+
+def test_group_of_predictions_made_before_gets_the_new_columns_and_keeps_its_rows(with_features: Settings) -> None:
+    fs = featurestore.connect(home=with_features.store_home)
+    before = [f for f in schema.PREDICTIONS if f not in schema.ADDED_TO_PREDICTIONS]
+    old = fs.get_or_create_feature_group(
+        name=schema.PREDICTIONS_GROUP, version=schema.VERSION, primary_key=["tid", "model_version"],
+        event_time="datetime", features=before,
+    )  # fmt: skip
+    row = {
+        "tid": "a", "model_version": 1, "datetime": END, "cc_num": "1", "score": 0.5, "threshold": 0.1,
+        "is_flagged": True, "feature_view": "v@1", "training_dataset_version": 1, "scored_at": END,
+    }  # fmt: skip
+    old.insert(pd.DataFrame([row]), window=Window(END, END + timedelta(hours=1)))
+    wider = inference_pipeline.predictions_group(fs)
+    assert wider.read()[[f.name for f in schema.ADDED_TO_PREDICTIONS]].isna().all(axis=None)
+    assert inference_pipeline.predictions_group(fs).delta_version == wider.delta_version
+    worth = inference_pipeline.hindcast.fn(fs, wider, END)
+    assert worth["measured_on"] == "forecasts reconstructed later (backtest)"  # nobody knows when it was made
 
 
 def test_without_dates_it_goes_on_until_the_features_end_and_then_rests(with_champion: Settings) -> None:
@@ -87,17 +162,44 @@ def test_request_for_a_card_and_merchant_never_seen_is_answered_and_says_so(with
     )
 
 
+def request_of(settings: Settings, **changes: object) -> dict[str, object]:
+    """A request of a card and merchant that are known, with nothing missing."""
+    rows = transactions(settings, END - timedelta(days=1), END)
+    known = predictions(settings)
+    known = known[known["why"] == ""]["tid"] if len(known) else rows["tid"]
+    row = rows[rows["tid"].isin(known)].iloc[-1]
+    names = ["cc_num", "merchant_id", "category", "amount"]
+    return {name: row[name] for name in names} | {"datetime": END} | changes
+
+
+def test_request_in_a_category_never_seen_is_answered_and_says_so(with_champion: Settings) -> None:
+    fraud_inference(start=END - timedelta(days=1), end=END)
+    predictor = Predictor()
+    assert not predictor.predict(request_of(with_champion)).degraded
+    answer = predictor.predict(request_of(with_champion, category="gambling"))
+    assert answer.why == ("the category 'gambling' was never seen in training",)
+    assert answer.degraded
+    assert 0 <= answer.score <= 1
+
+
+@pytest.mark.parametrize("amount", [0.0, 0.01, 1_000_000.0])
+def test_smallest_and_largest_amounts_are_scored(with_champion: Settings, amount: float) -> None:
+    assert 0 <= Predictor().predict({"cc_num": "nobody", "datetime": END, "amount": amount}).score <= 1
+
+
 def test_request_is_scored_as_the_batch_scores_it_once_it_is_booked(with_features: Settings) -> None:
-    fraud_training(end=END)
+    with training_in_a_hurry():
+        version = fraud_training(end=END)
     until = END + timedelta(hours=2)
     coming = source.read_transactions(END, until, source="simulated").drop_duplicates("cc_num")
     told = source.read_labels(END, until, source="simulated")["merchant_id"]
     coming = coming[~coming["merchant_id"].isin(told)]  # what becomes known meanwhile, the request cannot know
-    predictor = Predictor()
+    predictor = Predictor(version)
     names = ["cc_num", "merchant_id", "category", "amount", "datetime", "latitude", "longitude"]
     answers = {row["tid"]: predictor.predict({name: row[name] for name in names}) for _, row in coming.iterrows()}
 
     fraud_features(start=END, end=until)
+    registry.promote(registry.version(schema.MODEL, version), why="a batch is scored by the champion")
     fraud_inference(start=END, end=until)
     batch = predictions(with_features).set_index("tid")["score"]
     assert len(answers) > 5
@@ -123,6 +225,10 @@ def test_answer_names_the_features_that_weighed_most(with_champion: Settings) ->
         ({"datetime": datetime(2026, 4, 1)}, InvalidTime, "has no time zone"),
         ({"amount": -1.0}, InvalidData, "amount = -1.0"),
         ({"amount": "ten"}, InvalidData, "amount = 'ten'"),
+        ({"amount": 1_000_000.01}, InvalidData, "amount = 1000000.01: expected USD from 0 to 1,000,000"),
+        ({"amount": float("nan")}, InvalidData, "amount = nan"),
+        ({"latitude": 91.0}, InvalidData, "latitude = 91.0: expected degrees from -90 to 90"),
+        ({"longitude": "east"}, InvalidData, "longitude = 'east': expected degrees from -180 to 180"),
     ],
 )
 def test_request_that_cannot_be_scored_is_refused(
