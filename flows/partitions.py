@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 State = Literal["missing", "partly", "stale", "done"]
 
-FEATURE_CODE = ("features", "schema", "source", "live", "simulator", "feature_pipeline")
+FEATURE_CODE = ("features", "schema", "sessions", "source", "live", "simulator", "feature_pipeline")
 """The modules of a system that decide what its feature groups hold."""
 
 

@@ -16,9 +16,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from featurestore.errors import InvalidData, InvalidTime, SchemaMismatch
+from featurestore.times import Window
 from flows.rules import columns
 from flows.stock.schema import FEATURES, MEAN_DAYS, OUTCOMES, RETURN_DAYS, VOLATILITY_DAYS
-from flows.stock.sessions import DAY_US, TIME_ZONE, closes_of, numbers_of, sessions
+from flows.stock.sessions import DAY_US, TIME_ZONE, closes_between, closes_of, numbers_of, sessions
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -72,6 +73,7 @@ def stock_features(bars: pd.DataFrame, news: pd.DataFrame) -> pd.DataFrame:
     price, volume = grid.price, grid.volume
 
     result: dict[str, Any] = {name: given[name].array for name in ("symbol", "closed_at", "close")}
+    result["day"] = day_of(given["closed_at"]).array
     for days in RETURN_DAYS:
         result[f"return_{days}d"] = np.expm1(price.change(at, days))
     daily = grid.daily_returns
@@ -124,7 +126,9 @@ def known_outcomes(bars: pd.DataFrame) -> pd.DataFrame:
     rows = rows.sort_values(["known_at", "symbol"], ignore_index=True)
     next_close = rows["close_next"] * rows["split"]
     change = next_close / rows["close"] - 1
-    rows = rows.assign(next_return=change, next_up=(change > 0).astype("int64"), next_close=next_close)
+    rows = rows.assign(
+        day=day_of(rows["closed_at"]), next_return=change, next_up=(change > 0).astype("int64"), next_close=next_close
+    )
     return rows[columns(OUTCOMES)]
 
 
@@ -339,6 +343,15 @@ def _days(times: pd.Series) -> Integers:
     return times.dt.as_unit("us").astype("int64").to_numpy() // DAY_US
 
 
+def day_of(closed_at: pd.Series) -> pd.Series:
+    """The New York day of each close, as text.
+
+    >>> day_of(pd.Series(pd.to_datetime(["2026-07-10T20:00Z"])))[0]
+    '2026-07-10'
+    """
+    return closed_at.dt.tz_convert(TIME_ZONE).dt.strftime("%Y-%m-%d").astype("str")
+
+
 def next_close_of(closed_at: pd.Series) -> pd.Series:
     """The close of the trading day after each, UTC.
 
@@ -346,3 +359,22 @@ def next_close_of(closed_at: pd.Series) -> pd.Series:
     '2026-11-27 18:00:00+00:00'
     """
     return closes_of(numbers_of(closed_at) + 1)
+
+
+def newest_missing(bars: pd.DataFrame, window: Window, *, waits_until: datetime) -> datetime | None:
+    """The first of the closes at the end of a window that a symbol has no bar of; None where all symbols have the last.
+
+    Args:
+        bars: symbol, closed_at: more than the window's, so that every symbol is in it.
+        window: half-open, by the close.
+        waits_until: closes before it are not waited for: the exchange may have been closed, or the bar never made.
+
+    >>> friday = pd.to_datetime(["2026-07-10T20:00Z"])
+    >>> week = Window.of("2026-07-10", "2026-07-14")
+    >>> str(newest_missing(pd.DataFrame({"symbol": "TSLA", "closed_at": friday}), week, waits_until=week.start))
+    '2026-07-13 20:00:00+00:00'
+    """
+    closes = closes_between(max(window.start, waits_until), window.end)
+    newest = bars.groupby("symbol")["closed_at"].max().min() if len(bars) else None
+    late = closes if newest is None else closes[closes > newest]
+    return None if late.empty else late.iloc[0].to_pydatetime()

@@ -12,6 +12,9 @@ SYSTEM = "stock"
 LOOKBACK = timedelta(days=7)
 """Yahoo completes and corrects its last days: every run reads and writes them again. A week holds four trading days."""
 
+WAITING = timedelta(days=3)
+"""How long the bar of a close is waited for before it counts as missing: the exchange may have been closed."""
+
 VERSION = 1
 """Of every group and of the view: a column that changes its meaning gets a new version beside the old one."""
 
@@ -27,6 +30,7 @@ RETURN_MODEL, DIRECTION_MODEL = "stock_return", "stock_direction"
 
 _KEYS = (
     Feature("symbol", "string", "The stock, such as TSLA."),
+    Feature("day", "string", "The trading day in New York, such as 2026-07-10."),
     Feature("closed_at", "timestamp", "Close of the trading day: 16:00 New York, 13:00 on early closes."),
 )
 
@@ -119,13 +123,12 @@ SCALE = "volatility_20d"
 """The return model learns returns as multiples of this, so that calm and wild years teach each other."""
 
 NEWS_FEATURES = [name for name in columns(FEATURES) if name.startswith("news_")]
-MODEL_FEATURES = [name for name in columns(FEATURES) if name not in ("symbol", "closed_at", "close")]
+MODEL_FEATURES = [name for name in columns(FEATURES) if name not in ("symbol", "day", "closed_at", "close")]
 
 BARS_RULES: Suite = {
     "name": "stock_bars",
     "expectations": [
         *never_null(*columns(BARS)),
-        rule("compound_columns_to_be_unique", column_list=["symbol", "closed_at"]),
         between("low", 0.0001, None),
         # No listed share but Berkshire's has ever cost so much: what is above is in cents or in another currency.
         between("high", None, 1_000_000),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flows import registry
 from flows.settings import Settings
 from flows.stock.sessions import close_of, is_session
 from tests.flows.stub_server import Reply, StubServer, serving
@@ -175,3 +177,66 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servic
         }.items():
             monkeypatch.setenv(name, value)
         yield Services(tmp_path / "home", server, yahoo, news)
+
+
+# --- homes with simulated prices ---------------------------------------------------------------------
+
+START, END = datetime(2023, 1, 1, tzinfo=UTC), datetime(2026, 3, 14, tzinfo=UTC)  # ends with a Friday's close
+
+
+@pytest.fixture(scope="session")
+def features_of_three_years(prefect_api: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with three years of features. Do not write to it: take `with_features`."""
+    from flows.stock.feature_pipeline import stock_features
+
+    home = tmp_path_factory.mktemp("stock")
+    with living_in(home):
+        stock_features(start=START, end=END)
+    return home
+
+
+@pytest.fixture
+def empty(prefect_api: None, tmp_path: Path) -> Iterator[Settings]:
+    """A home with nothing in it."""
+    with living_in(tmp_path / "home") as settings:
+        yield settings
+
+
+@pytest.fixture
+def with_features(features_of_three_years: Path, tmp_path: Path) -> Iterator[Settings]:
+    """A copy of the home with three years of features."""
+    home = Path(shutil.copytree(features_of_three_years, tmp_path / "home"))
+    with living_in(home) as settings:
+        yield settings
+
+
+@contextmanager
+def training_in_a_hurry() -> Iterator[None]:
+    """One trial and few trees: what is tested is the pipeline, not the model."""
+    from flows.stock import modelling
+
+    quick = {"learning_rate": 0.15, "n_estimators": 60, "n_jobs": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modelling, "SEARCH", replace(modelling.SEARCH, trials=1, folds=2))
+        patch.setattr(modelling, "RETURN", {**modelling.RETURN, **quick})
+        patch.setattr(modelling, "DIRECTION", {**modelling.DIRECTION, **quick})
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained_once(features_of_three_years: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with two rejected models. Models know their folder, so it is used where it is, and not copied."""
+    from flows.stock.training_pipeline import stock_training
+
+    home = Path(shutil.copytree(features_of_three_years, tmp_path_factory.mktemp("trained") / "home"))
+    with living_in(home), training_in_a_hurry():
+        stock_training(end=END)
+    return home
+
+
+@pytest.fixture
+def with_rejected(trained_once: Path) -> Iterator[Settings]:
+    """The home with rejected models; what one test writes there, the next one finds."""
+    with living_in(trained_once) as settings, training_in_a_hurry():
+        registry.bootstrap(settings)
+        yield settings

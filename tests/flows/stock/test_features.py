@@ -7,7 +7,7 @@ from datetime import date, timedelta
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import InvalidData, InvalidTime, SchemaMismatch
@@ -90,12 +90,18 @@ def test_means_and_highs_are_of_closes_whatever_was_split() -> None:
     assert falling["close_to_high_60d"] == pytest.approx(np.log(0.5))
 
 
+SPRING = Window.of("2014-01-01", "2014-06-01")
+NEVER_SPLIT = simulator.bars(
+    SPRING, symbols=["TSLA"], as_of=SPRING.end,
+    trouble=simulator.Trouble(late_share=0, revised_share=0, missing_share=0.05, splits={}),
+).reset_index(drop=True)  # fmt: skip
+
+
+@settings(max_examples=25)
 @given(day=st.integers(1, 89), ratio=st.sampled_from([2.0, 3.0, 5.0, 1.5, 0.1]))
 def test_split_changes_no_feature_but_the_close(day: int, ratio: float) -> None:
     """The law of scale: the day before or after, all prices and volumes in other shares, and the same features."""
-    window = Window.of("2025-01-01", "2025-06-01")
-    calm = simulator.Trouble(late_share=0, revised_share=0, missing_share=0.05, splits={})
-    whole = simulator.bars(window, symbols=["TSLA"], as_of=window.end, trouble=calm).reset_index(drop=True)
+    whole = NEVER_SPLIT
     later = whole.index >= day
     split = whole.assign(
         **{name: np.where(later, whole[name] / ratio, whole[name]) for name in ("open", "high", "low", "close")},

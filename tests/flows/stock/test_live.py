@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ def bars(
         return live.bars(window, symbols=symbols, as_of=as_of).reset_index(drop=True)
 
 
-def answer_now(services: Services) -> dict[str, object]:
+def answer_now(services: Services) -> dict[str, Any]:
     services.yahoo.now = NOW
     return services.yahoo.answer("TSLA", {"period1": "1782000000", "period2": "1783900000"})
 
@@ -299,7 +300,8 @@ def test_news_that_is_not_as_known_is_refused(
 
 def test_feed_that_knows_nothing_of_the_days_gives_nulls(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIPTYCH_STOCK_NEWS_URL", services.news.url)
-    for body in ({}, {"TSLA.US": []}):
+    nothing: list[dict[str, list[object]]] = [{}, {"TSLA.US": []}]
+    for body in nothing:
         services.news.troubles.append(Reply.of_json(body))
         rows = live.news(WEEK, symbols=["TSLA"])
         assert len(rows) == 10

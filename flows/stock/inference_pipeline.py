@@ -1,0 +1,303 @@
+"""The stock system's inference pipeline: the next close, and what the earlier forecasts were worth.
+
+Normally no model has passed the gate. Then the same price is published and flagged: it is what a forecaster without an
+edge can honestly say, and it is measured like any other forecast. What is once published is never changed. There is no
+`Predictor` for single requests: nothing in a request could change a forecast, so readers look it up in the group of
+predictions.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prefect import flow, get_run_logger, task
+
+import featurestore
+from featurestore.errors import InvalidData
+from featurestore.times import Window
+from flows import command_line, events, registry, retries, rules, serving, windows
+from flows.settings import Settings
+from flows.stock import schema
+from flows.training import group_of
+from flows.writing import write
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from featurestore import Commit, FeatureGroup, FeatureStore
+
+
+FIRST_WINDOW = timedelta(days=4)
+"""What the first run forecasts: the newest close, also after a long weekend."""
+
+HINDCAST = timedelta(days=92)
+"""Over which closes the summary says what forecasts were worth."""
+
+EXPIRES_AFTER = timedelta(days=10)
+"""A close still unknown this long after its time is not waited for."""
+
+KEY = ["symbol", "day", "model_version", "direction_version"]
+NOT_TRAINED = "no model has been trained yet; this is the same price"
+NONE_BETTER = "no model beats the same price; this is the same price"
+NO_VOLATILITY = "the volatility of the last 20 days is not known; this is the same price"
+NO_DAY_BEFORE = "the bar of the day before is missing"
+NO_NEWS = "no news of the last week"
+
+
+@flow(name="stock-inference")
+def stock_inference(start: datetime | None = None, end: datetime | None = None) -> int:
+    """Forecast the closes that follow those of [start, end) and write the forecasts; return the rows written.
+
+    Without start it goes on where the last forecasts ended, without end it goes to the newest features. Without a
+    champion the forecast is the same price, flagged. What the same versions have forecast before stays as it is.
+    """
+    settings = Settings()
+    fs = featurestore.connect(home=settings.store_home)
+    registry.bootstrap(settings)
+    champions = Champions.now()
+    predictions_fg = predictions_group(fs)
+    made_at = windows.scheduled_time()
+    spine = group_of(fs, schema.FEATURES_GROUP, schema.VERSION, system=schema.SYSTEM)
+    window = serving.window_to_predict(
+        spine, predictions_fg, start, end, first_window=FIRST_WINDOW, system=schema.SYSTEM
+    )  # fmt: skip
+    commit, rows = None, None
+    if window is None:
+        get_run_logger().info("Skipped: there are no closes newer than the forecasts.")
+    else:
+        rows = forecast(champions, *read_batches(fs, spine, champions, window), made_at)
+        new = serving.not_yet_made(predictions_fg, rows, window, KEY)
+        commit = write(predictions_fg, new, window)
+    joined = with_truth(fs, predictions_fg, made_at if window is None else window.end, made_at)
+    events.summary_artifact("stock-recent-predictions", recent(joined))
+    events.summary_artifact("stock-inference-summary", [summary(champions, window, commit, rows, worth(joined))])
+    return 0 if commit is None else commit.rows_written
+
+
+class Champions(NamedTuple):
+    """The versions that serve now, and why there is no forecast of the return but the same price (else empty)."""
+
+    of_return: registry.ModelVersion | None
+    of_direction: registry.ModelVersion | None
+    why_none: str
+
+    @classmethod
+    def now(cls) -> Champions:
+        """Those of this moment; the run uses them throughout."""
+        found = registry.champion(schema.RETURN_MODEL)
+        why = ""
+        if found is None:
+            why = NONE_BETTER if registry.versions(schema.RETURN_MODEL) else NOT_TRAINED
+        return cls(found, registry.champion(schema.DIRECTION_MODEL), why)
+
+
+def predictions_group(fs: FeatureStore) -> FeatureGroup:
+    """The group of forecasts; made where it is not there yet."""
+    return fs.get_or_create_feature_group(
+        name=schema.PREDICTIONS_GROUP, version=schema.VERSION,
+        description="The next close of each stock as it was forecast at each close; the same price without a champion.",
+        primary_key=KEY, event_time="closed_at", online_enabled=True,
+        features=list(schema.PREDICTIONS), expectation_suite=schema.PREDICTIONS_RULES,
+        tags={"system": schema.SYSTEM},
+    )  # fmt: skip
+
+
+@task(task_run_name="read batches of {window}", **retries.READING)
+def read_batches(
+    fs: FeatureStore, spine: FeatureGroup, champions: Champions, window: Window
+) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
+    """The closes of the window; and, for each champion, its features of them by its own view and training dataset."""
+    closes = spine.select(["symbol", "day", "closed_at", "close"]).read(start_time=window.start, end_time=window.end)
+    batches = [
+        None if model is None else serving.read_batch.fn(fs, model, window)
+        for model in (champions.of_return, champions.of_direction)
+    ]
+    return closes.sort_values(["closed_at", "symbol"], ignore_index=True), batches[0], batches[1]
+
+
+@task(task_run_name="forecast", **retries.COMPUTING)
+def forecast(
+    champions: Champions,
+    closes: pd.DataFrame,
+    of_return: pd.DataFrame | None,
+    of_direction: pd.DataFrame | None,
+    made_at: datetime,
+) -> pd.DataFrame:
+    """The rows of the group of predictions: one for each close.
+
+    Without a champion, or where it has nothing to measure by, the forecast is the same price, and the row says why.
+
+    Raises:
+        InvalidData: a forecast is infinite, or of more than half the price; nothing is published then.
+    """
+    import numpy as np
+
+    from flows.stock import features, sessions
+
+    said = scores_of(champions.of_return, closes, of_return)
+    probability = scores_of(champions.of_direction, closes, of_direction)
+    returns = said["score"].to_numpy("float64")
+    if (np.abs(returns[~np.isnan(returns)]) > 0.5).any():
+        raise InvalidData(f"{champions.of_return} says {np.nanmax(np.abs(returns)):.0%} in a day. Roll it back.")
+    model, direction = champions.of_return, champions.of_direction
+    why = np.select(
+        [np.isnan(returns), said["lacks_day_before"].to_numpy(bool), said["lacks_news"].to_numpy(bool)],
+        [champions.why_none or NO_VOLATILITY, NO_DAY_BEFORE, NO_NEWS],
+        default="",
+    )
+    close = closes["close"].astype("float64")
+    expected = np.where(np.isnan(returns), 0.0, returns)
+    number = sessions.numbers_of(closes["closed_at"])
+    return closes.assign(
+        model_version=0 if model is None else model.version,
+        direction_version=0 if direction is None else direction.version,
+        target_at=features.next_close_of(closes["closed_at"]),
+        close=close,
+        forecast_return=expected,
+        forecast_close=close * (1 + expected),
+        baseline_close=close,
+        probability_up=probability["score"].to_numpy("float64"),
+        degraded=why != "",
+        why=why.astype(object),
+        reasons=said["reasons"].to_numpy(object),
+        feature_view="" if model is None else f"{model.lineage.feature_view}@{model.lineage.feature_view_version}",
+        training_dataset_version=0 if model is None else model.lineage.training_dataset_version,
+        made_at=made_at,
+        backfilled=(sessions.opens_of(number + 1) < made_at).to_numpy(),
+    )[rules.columns(schema.PREDICTIONS)]
+
+
+def scores_of(model: registry.ModelVersion | None, closes: pd.DataFrame, batch: pd.DataFrame | None) -> pd.DataFrame:
+    """What a model says of each close, why, and what it lacked: score, reasons, lacks_day_before, lacks_news.
+
+    In the order of the closes. Without a model there is no score, no reason, and nothing is lacking.
+    """
+    from flows import explaining
+
+    nothing = {"score": float("nan"), "reasons": "[]", "lacks_day_before": False, "lacks_news": False}
+    if model is None or batch is None:
+        return closes[["symbol", "day"]].assign(**nothing)
+    loaded = registry.load(model)
+    uses_news = any(name in schema.NEWS_FEATURES for name in loaded.feature_names)
+    scored = batch[["symbol", "day"]].assign(
+        score=loaded.score(batch).astype("float64"),
+        reasons=explaining.reasons_of(loaded, batch),
+        lacks_day_before=batch["return_1d"].isna(),
+        lacks_news=batch["news_polarity_7d"].isna() & uses_news,
+    )
+    return closes[["symbol", "day"]].merge(
+        scored, on=["symbol", "day"], how="left", validate="one_to_one"
+    ).fillna({name: value for name, value in nothing.items() if name != "score"})  # fmt: skip
+
+
+# --- what forecasts were worth -----------------------------------------------------------------------
+
+
+@task(task_run_name="hindcast", **retries.READING)
+def with_truth(fs: FeatureStore, predictions_fg: FeatureGroup, until: datetime, now: datetime) -> pd.DataFrame:
+    """The forecasts of the last three months, one for each close, beside what came."""
+    import pandas as pd
+
+    from flows import hindcasting
+
+    start = until - HINDCAST
+    predictions = predictions_fg.read(start_time=start, end_time=until)
+    # Outcomes are stored at the close they follow, so the same span holds them.
+    outcomes = group_of(fs, schema.OUTCOMES_GROUP, schema.VERSION, system=schema.SYSTEM).read(
+        start_time=start, end_time=until
+    )
+    joined = hindcasting.with_truth(
+        said_last(predictions), outcomes, key=["symbol", "day"], truth="next_close", target_time="target_at",
+        at=pd.Timestamp(now), expires_after=EXPIRES_AFTER,
+    )  # fmt: skip
+    return joined.assign(true_return=joined["next_close"] / joined["close"] - 1)
+
+
+def said_last(predictions: pd.DataFrame) -> pd.DataFrame:
+    """One forecast for each symbol and close: the last one made in time, or where there is none the last one made.
+
+    >>> import pandas as pd
+    >>> late = [False, False, True]
+    >>> rows = pd.DataFrame({"symbol": "TSLA", "day": "d", "closed_at": 1, "made_at": [1, 2, 9], "backfilled": late})
+    >>> said_last(rows)["made_at"].tolist()
+    [2]
+    """
+    ordered = predictions.assign(in_time=~predictions["backfilled"].astype("bool")).sort_values(["in_time", "made_at"])
+    chosen = ordered.drop_duplicates(["symbol", "day"], keep="last").drop(columns="in_time")
+    return chosen.sort_values(["closed_at", "symbol"], ignore_index=True)
+
+
+def worth(joined: pd.DataFrame) -> dict[str, Any]:
+    """The errors of matured forecasts beside those of the same price on the same closes.
+
+    Returns:
+        `errors_of` says what was measured: forecasts made in time; or, only where there is none of them, rows computed
+        after the next opening, which make no hindcast but a backtest. Then counts by state, and mean absolute errors in
+        USD, null where there is nothing to measure on.
+    """
+    from flows import hindcasting
+
+    judged = hindcasting.judged(joined)
+    rows = judged.matured("forecast_close")
+    errors = {"mae_usd": "forecast_close", "same_price_mae_usd": "baseline_close"}
+    return {
+        "errors_of": judged.kind,
+        **judged.states(),
+        "rows_measured": len(rows),
+        **hindcasting.mean_absolute_errors(rows, "next_close", errors),
+    }
+
+
+def recent(joined: pd.DataFrame, *, rows: int = 10) -> list[dict[str, Any]]:
+    """The newest forecasts, newest first, as people read them: date, predicted, true (null until known), same price.
+
+    Args:
+        joined: of `with_truth`.
+    """
+    from flows.stock.sessions import TIME_ZONE
+
+    def known(value: float, digits: int) -> float | None:
+        return None if value != value else round(float(value), digits)
+
+    return [
+        {
+            "symbol": row.symbol,
+            "date": f"{row.target_at.tz_convert(TIME_ZONE):%Y-%m-%d}",
+            "predicted_usd": known(row.forecast_close, 2),
+            "predicted_percent": known(100 * row.forecast_return, 2),
+            "true_usd": known(row.next_close, 2),
+            "true_percent": known(100 * row.true_return, 2),
+            "same_price_usd": known(row.baseline_close, 2),
+            "probability_up": known(row.probability_up, 3),
+            "state": row.state,
+            "model_version": row.model_version or None,
+            "note": row.why,
+        }
+        for row in joined.sort_values(["target_at", "symbol"], ascending=[False, True]).head(rows).itertuples()
+    ]
+
+
+def summary(
+    champions: Champions,
+    window: Window | None,
+    commit: Commit | None,
+    rows: pd.DataFrame | None,
+    worth: dict[str, Any],
+) -> dict[str, Any]:
+    """What the run did, as the one row of its summary."""
+    of_return, of_direction = champions.of_return, champions.of_direction
+    return {
+        "window": "nothing new" if window is None else str(window),
+        "rows_written": 0 if commit is None else commit.rows_written,
+        "rows_degraded": 0 if rows is None else int(rows["degraded"].sum()),
+        "rows_backfilled": 0 if rows is None else int(rows["backfilled"].sum()),
+        "model_version": None if of_return is None else of_return.version,
+        "direction_version": None if of_direction is None else of_direction.version,
+        "forecast": champions.why_none or "by the champion",
+        **worth,
+    }
+
+
+if __name__ == "__main__":
+    command_line.run(stock_inference)
