@@ -66,7 +66,8 @@ SEARCH = boosting.Search(
 
 SIGNIFICANT = 0.05
 SUSPICIOUS, SUSPICIOUS_ROWS = 0.56, 500
-"""Nobody is right so often on so many days: such a model is held back until a person has looked for the leak."""
+"""Nobody is right so often on so many days: such a model is held back until a person has looked for the leak. On fewer
+days luck reaches further, as the square root of their number; on more the line stays."""
 
 NEVER = {"symbol", "day", "closed_at", "close"}
 """Keys, times and prices are not learned from."""
@@ -491,19 +492,22 @@ class _Gate:
 
     def holds(self, condition: bool, said: str) -> None:
         self._passed.append(condition)
-        self._reasons.append(said if condition else f"not enough: {said}")
+        self._reasons.append(said if condition else f"fails: {said}")
 
     def surely(self, skill: evaluation.Score, than: str) -> None:
         self.holds(skill.low > 0, f"{_shares(skill)} better {than} on {skill.n:,} rows (needed interval > 0)")
 
     def not_too_good(self, accuracy: evaluation.Score) -> None:
-        too_good = accuracy.value > SUSPICIOUS and accuracy.n >= SUSPICIOUS_ROWS
+        line = 0.5 + (SUSPICIOUS - 0.5) * (SUSPICIOUS_ROWS / min(accuracy.n, SUSPICIOUS_ROWS)) ** 0.5
         said = f"{accuracy.value:.1%} of {accuracy.n:,} directions right"
-        self.holds(
-            not too_good,
-            f"{said} is too good to be true (above {SUSPICIOUS:.0%}): look for a leak; whoever finds none may promote "
-            "it by registry.promote" if too_good else f"{said}, nothing suspicious",
-        )  # fmt: skip
+        if accuracy.value <= line:
+            self.holds(True, f"{said}, nothing suspicious")
+        else:
+            self.holds(
+                False,
+                f"{said} is too good to be true (above {line:.0%}): look for a leak; whoever finds none may promote it "
+                "by registry.promote",
+            )
 
     def decision(self) -> evaluation.Decision:
         return evaluation.Decision(all(self._passed), tuple(self._reasons))
