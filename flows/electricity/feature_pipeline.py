@@ -50,8 +50,9 @@ def electricity_features(start: datetime | None = None, end: datetime | None = N
         goes_on = start is None and tile.start == window.start
         reading = Window(looking_back(groups[schema.DAY_AHEAD_GROUP], tile.start) if goes_on else tile.start, tile.end)
         rows_of = compute(
-            read_demand(reading, seen_at), read_weather(reading), read_operator_forecasts(reading, seen_at), reading
-        )
+            read_demand(reading, seen_at), read_weather(reading), read_operator_forecasts(reading, seen_at),
+            read_prices(reading, seen_at), reading,
+        )  # fmt: skip
         # The spine is written last: its watermark says that all before it is complete, so a killed run is repaired.
         commits += [write(groups[name], rows, tile) for name, rows in rows_of.items()]
     events.summary_artifact("electricity-features-summary", [summary(groups, window, commits)])
@@ -87,6 +88,18 @@ def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:
             description="The operator's own day-ahead forecast, to compare with.",
             primary_key=["zone", "hour"], event_time="issued_at",
             features=list(schema.OPERATOR), expectation_suite=schema.OPERATOR_RULES, tags=tags,
+        ),
+        fs.get_or_create_feature_group(
+            name=schema.PRICE_GROUP, version=schema.VERSION,
+            description="Price of each zone and hour, beside the issue of the forecast it judges.",
+            primary_key=["zone", "hour"], event_time="issued_at",
+            features=list(schema.PRICE), expectation_suite=schema.PRICE_RULES, tags=tags,
+        ),
+        fs.get_or_create_feature_group(
+            name=schema.PRICE_DAY_AHEAD_GROUP, version=schema.VERSION,
+            description="The hours of the next day, with the prices that are known when the forecast is issued.",
+            primary_key=["zone", "hour"], event_time="issued_at",
+            features=list(schema.PRICE_DAY_AHEAD), expectation_suite=schema.PRICE_DAY_AHEAD_RULES, tags=tags,
         ),
         fs.get_or_create_feature_group(
             name=schema.DAY_AHEAD_GROUP, version=schema.VERSION,
@@ -127,8 +140,16 @@ def read_operator_forecasts(reading: Window, seen_at: datetime) -> pd.DataFrame:
     return source.read_operator_forecasts(reading.start, reading.end, as_of=seen_at)
 
 
+@task(task_run_name="prices before {reading.end:%Y-%m-%d %H:%M}", **retries.READING)
+def read_prices(reading: Window, seen_at: datetime) -> pd.DataFrame:
+    """Prices that became known in the window, and the history before it that its first rows need."""
+    from flows.electricity import features, source
+
+    return source.read_prices(reading.start - features.PRICE_WARM_UP, reading.end, as_of=seen_at)
+
+
 def compute(
-    demand: pd.DataFrame, weather: pd.DataFrame, operator: pd.DataFrame, reading: Window
+    demand: pd.DataFrame, weather: pd.DataFrame, operator: pd.DataFrame, prices: pd.DataFrame, reading: Window
 ) -> dict[str, pd.DataFrame]:
     """The rows of each group that belong to the window, in the order in which they are to be written."""
     from flows.electricity import features, source
@@ -138,6 +159,8 @@ def compute(
         schema.WEATHER_GROUP: features.since(features.weather_features(weather), "issued_at", reading.start),
         schema.DEMAND_GROUP: features.since(features.known_demand(demand), "known_at", reading.start),
         schema.OPERATOR_GROUP: operator[rules.columns(schema.OPERATOR)],
+        schema.PRICE_GROUP: features.since(features.known_prices(prices), "known_at", reading.start),
+        schema.PRICE_DAY_AHEAD_GROUP: features.price_features(targets if len(prices) else targets.head(0), prices),
         schema.DAY_AHEAD_GROUP: features.day_ahead_features(targets, demand),
     }
 

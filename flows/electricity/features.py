@@ -21,6 +21,9 @@ from flows.electricity.schema import (
     DEMAND,
     ISSUE_HOUR,
     LAG_DAYS,
+    PRICE,
+    PRICE_DAY_AHEAD,
+    PRICE_SCALE,
     TIME_ZONE,
     WEATHER,
 )
@@ -33,8 +36,14 @@ Booleans = npt.NDArray[np.bool_]
 DEMAND_WARM_UP = timedelta(days=30)
 """History of demand that `day_ahead_features` needs before its first issue: four weeks and a day."""
 
+PRICE_WARM_UP = timedelta(days=30)
+"""History of prices that `price_features` needs before its first issue: four weeks and a day."""
+
 WEATHER_WARM_UP = timedelta(days=8)
 """History of forecasts that `weather_features` needs before its first row: a week."""
+
+LEAST_SCALE_USD_PER_MWH = 5.0
+"""A month of prices near zero is no measure for a price."""
 
 COMFORT_C = 18.3
 """65 °F: below it houses are heated, above it cooled."""
@@ -200,6 +209,85 @@ def known_demand(demand: pd.DataFrame) -> pd.DataFrame:
     rows = _checked(demand, ["zone", "hour", "demand_mw", "known_at"], what="known_demand", name="demand")
     rows = rows.sort_values(["hour", "zone"], ignore_index=True)
     return rows.assign(issued_at=issue_of(rows["hour"]))[columns(DEMAND)]
+
+
+def price_features(targets: pd.DataFrame, prices: pd.DataFrame) -> pd.DataFrame:
+    """Each target hour with the prices known at its issue, one row per zone, hour and issue.
+
+    Args:
+        targets: zone (str), hour, issued_at (UTC), as `day_ahead_hours` gives them. Any order, any index.
+        prices: zone (str), hour (UTC, whole), price_usd_per_mwh (USD/MWh, below zero too), known_at (UTC): what is
+            known later than an issue is not seen by it, whether it was published early (a day-ahead market: all hours
+            of a day at once) or when the hour was over.
+    Returns:
+        The columns of `schema.PRICE_DAY_AHEAD`, ordered by issued_at, hour and zone, index 0..n-1. Lags as in
+        `day_ahead_features`; means are over hours before the issue, null when more than a quarter of them is missing.
+        Empty in, empty out, same columns.
+    Raises:
+        SchemaMismatch, InvalidTime, InvalidData: as `day_ahead_features`.
+
+    >>> hours = pd.Series(pd.date_range("2026-01-01", periods=24 * 9, freq="h", tz="UTC"))
+    >>> prices = pd.DataFrame({"zone": "J_NYC", "hour": hours, "price_usd_per_mwh": 30.0 + hours.dt.hour,
+    ...                        "known_at": hours + pd.Timedelta(hours=1)})
+    >>> targets = day_ahead_hours(hours.iloc[-48], hours.iloc[-24], ["J_NYC"])
+    >>> rows = price_features(targets, prices)
+    >>> rows.loc[0, ["price_lag_24h", "price_lag_168h", "price_same_hour"]].tolist()  # midnight is 05:00 UTC
+    [35.0, 35.0, 35.0]
+    >>> early = prices.assign(known_at=prices["hour"] - pd.Timedelta(days=1))
+    >>> int(rows["price_lag_24h"].notna().sum()), int(price_features(targets, early)["price_lag_24h"].notna().sum())
+    (5, 24)
+    """
+    wanted = _checked(targets, ["zone", "hour", "issued_at"], what="price_features", name="targets")
+    wanted = wanted.sort_values(["issued_at", "hour", "zone"], ignore_index=True)
+    given = _checked(
+        prices, ["zone", "hour", "price_usd_per_mwh", "known_at"], what="price_features", name="prices"
+    )  # fmt: skip
+    known = _grid(given, wanted["zone"], "price_usd_per_mwh", what="price_features", name="prices")
+    since_when = given.assign(known_hour=np.ceil(_micros(given["known_at"]) / _HOUR_US))  # an issue is a whole hour
+    known_since = _grid(since_when, wanted["zone"], "known_hour", what="price_features", name="prices")
+    hour, issue = _hours(wanted["hour"]), _hours(wanted["issued_at"])
+    zone = known.codes(wanted["zone"])
+    local = _Local.of(wanted["hour"])
+
+    def lag(days: int) -> Floats:
+        then = local.days_earlier(days)
+        is_known = known_since.at(zone, then, before=hour) <= issue
+        return np.where(is_known, known.at(zone, then, before=hour), np.nan)
+
+    lags = {days: lag(days) for days in LAG_DAYS.values()}
+    result: dict[str, Any] = {name: wanted[name].array for name in ("zone", "hour", "issued_at")}
+    result |= {f"price_lag_{name}": lags[days] for name, days in LAG_DAYS.items()}
+    result["price_same_hour"] = np.where(np.isnan(lags[1]), lags[2], lags[1])
+    means = {name: known.mean(zone, end=issue, hours=hours) for name, hours in (("24h", 24), ("168h", 168))}
+    result |= {f"price_mean_{name}": mean for name, mean in means.items()}
+    scale = np.maximum(known.mean(zone, end=issue, hours=672), LEAST_SCALE_USD_PER_MWH)
+    result[PRICE_SCALE] = scale
+    result |= {f"price_lag_{name}_ratio": lags[days] / scale for name, days in LAG_DAYS.items()}
+    result["price_same_hour_ratio"] = result["price_same_hour"] / scale
+    result |= {f"price_mean_{name}_ratio": mean / scale for name, mean in means.items()}
+    return pd.DataFrame(result, columns=columns(PRICE_DAY_AHEAD))
+
+
+def known_prices(prices: pd.DataFrame) -> pd.DataFrame:
+    """The prices that are known, beside the issue of the forecast they judge: what a model learns from.
+
+    Args:
+        prices: zone (str), hour (UTC, whole), price_usd_per_mwh (USD/MWh), market (str), known_at (UTC).
+    Returns:
+        The columns of `schema.PRICE`, ordered by hour and zone, index 0..n-1.
+    Raises:
+        SchemaMismatch, InvalidTime: as `day_ahead_features`.
+
+    >>> at = pd.to_datetime(["2026-01-02T05:00Z"])
+    >>> rows = known_prices(pd.DataFrame(
+    ...     {"zone": "J_NYC", "hour": at, "price_usd_per_mwh": -3.5, "market": "day-ahead", "known_at": at}))
+    >>> str(rows["issued_at"].iloc[0])
+    '2026-01-01 10:00:00+00:00'
+    """
+    needed = ["zone", "hour", "price_usd_per_mwh", "market", "known_at"]
+    rows = _checked(prices, needed, what="known_prices", name="prices")
+    rows = rows.sort_values(["hour", "zone"], ignore_index=True)
+    return rows.assign(issued_at=issue_of(rows["hour"]))[columns(PRICE)]
 
 
 def since(rows: pd.DataFrame, time: str, start: datetime) -> pd.DataFrame:

@@ -16,8 +16,8 @@ from prefect import flow, get_run_logger, task
 import featurestore
 from featurestore.errors import InvalidData
 from featurestore.times import Window
-from flows import command_line, events, registry, retries, rules, serving, windows
-from flows.electricity import schema
+from flows import boosting, command_line, events, explaining, registry, retries, rules, serving, windows
+from flows.electricity import price_inference, schema
 from flows.settings import Settings
 from flows.writing import write
 
@@ -41,10 +41,10 @@ SYSTEM = "electricity"
 
 @flow(name="electricity-inference")
 def electricity_inference(start: datetime | None = None, end: datetime | None = None) -> int:
-    """Forecast the hours of the issues in [start, end) with the champion and write them; return the rows written.
+    """Forecast the hours of the issues in [start, end) with the champion and write them; return rows of demand written.
 
     Without start it goes on where the last forecasts ended, without end it goes to the newest features. What the same
-    version has forecast before stays as it is.
+    version has forecast before stays as it is. Prices are forecast beside, once there is a champion for them.
     """
     settings = Settings()
     fs = featurestore.connect(home=settings.store_home)
@@ -65,11 +65,15 @@ def electricity_inference(start: datetime | None = None, end: datetime | None = 
         commit = write(predictions_fg, new, window)
     worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
     events.summary_artifact("electricity-inference-summary", [summary(champion, window, commit, rows, worth)])
+    prices = price_inference.forecast_prices(fs, start, end, made_at)
+    if prices is not None:
+        events.summary_artifact("electricity-price-inference-summary", [prices])
     return 0 if commit is None else commit.rows_written
 
 
 def predictions_group(fs: FeatureStore) -> FeatureGroup:
-    """The group of forecasts; made where it is not there yet."""
+    """The group of forecasts; made where it is not there yet, and widened where it has been made before."""
+    serving.widen(fs, schema.PREDICTIONS_GROUP, schema.VERSION, schema.PREDICTIONS)
     return fs.get_or_create_feature_group(
         name=schema.PREDICTIONS_GROUP, version=schema.VERSION,
         description="Demand of each zone and hour as each model version forecast it at each issue.",
@@ -92,7 +96,8 @@ def forecast(model: registry.ModelVersion, batch: pd.DataFrame, made_at: datetim
     import numpy as np
 
     naive, newest = (batch[column].to_numpy("float64", na_value=np.nan) for column in schema.BASELINES.values())
-    said = registry.load(model).score(batch).astype("float64")
+    loaded = registry.load(model)
+    said = loaded.score(batch).astype("float64")
     if (said <= 0).any() or np.isinf(said).any():
         raise InvalidData(
             f"{model} says {np.nanmin(said):.1f} to {np.nanmax(said):.1f} MW: not a demand. Roll it back."
@@ -121,6 +126,7 @@ def forecast(model: registry.ModelVersion, batch: pd.DataFrame, made_at: datetim
         feature_view=f"{lineage.feature_view}@{lineage.feature_view_version}",
         training_dataset_version=lineage.training_dataset_version,
         made_at=made_at,
+        reasons=explaining.reasons_of(loaded, boosting.matrix(batch, loaded.feature_names)).array,
     )
     rows = rows.assign(backfilled=rows["made_at"] > rows["hour"])
     return rows.loc[rows["forecast_mw"].notna(), rules.columns(schema.PREDICTIONS)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from io import BytesIO, StringIO
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -25,6 +25,10 @@ from flows.http import Answer, Bronze, Client, RequestRefused, UnexpectedAnswer
 from flows.settings import Settings
 
 INTEGRATED = ["Time Stamp", "Time Zone", "Name", "PTID", "Integrated Load"]
+PRICED = ["Time Stamp", "Name", "PTID", "LBMP ($/MWHr)"]
+NEIGHBOURS = {"H Q", "NPX", "O H", "PJM"}
+"""Prices at the borders of New York, which are in the same files."""
+
 OFFSETS_HOURS = {"EDT": 4, "EST": 5}
 FORECAST = "temperature_2m_previous_day2"
 """The temperature as forecast two days before; the present forecast for hours that were, is not to be had later."""
@@ -159,16 +163,11 @@ def integrated_load(text: str, *, day: date, what: str) -> pd.DataFrame:
     stamps = _stamps(rows["Time Stamp"], "%m/%d/%Y %H:%M:%S", day, what)
     if unknown := sorted(set(rows["Time Zone"]) - set(OFFSETS_HOURS)):
         raise UnexpectedAnswer(f"{what}: Time Zone is {unknown}, expected EDT or EST. {_CHANGED}")
-    named = {zone.name: (code, zone.ptid) for code, zone in ZONES.items()}
-    if unknown := sorted({str(name) for name in rows["Name"]} - set(named)):
-        raise UnexpectedAnswer(f"{what}: unknown zones {unknown}, expected {sorted(named)}. {_CHANGED}")
-    wrong = rows[rows["PTID"] != rows["Name"].map({name: ptid for name, (_, ptid) in named.items()})]
-    if len(wrong):
-        raise UnexpectedAnswer(f"{what}: {wrong['Name'].iloc[0]} has PTID {wrong['PTID'].iloc[0]}. {_CHANGED}")
+    zone = _zones_of(rows, what)
     ahead = pd.to_timedelta(rows["Time Zone"].map(OFFSETS_HOURS), unit="h")
     found = pd.DataFrame(
         {
-            "zone": rows["Name"].map({name: code for name, (code, _) in named.items()}).astype("str"),
+            "zone": zone,
             "hour": (stamps + ahead).dt.tz_localize("UTC").dt.as_unit("us"),
             "demand_mw": _numbers(rows["Integrated Load"], "Integrated Load", what),
         }
@@ -178,6 +177,85 @@ def integrated_load(text: str, *, day: date, what: str) -> pd.DataFrame:
         twice = found[found.duplicated(["zone", "hour"])].iloc[0]
         raise UnexpectedAnswer(f"{what}: two different loads for {twice['zone']} at {twice['hour']}. {_CHANGED}")
     return found
+
+
+def prices(window: Window, *, as_of: datetime) -> pd.DataFrame:
+    """The day-ahead market's prices of the hours of [start, end): zone, hour (UTC), price_usd_per_mwh, in no order.
+
+    Files that are not published yet are left out.
+
+    Raises:
+        LiveSourceError: as `demand`.
+    """
+    today = as_of.astimezone(_NEW_YORK).date()
+    parts, months_read = [nothing("price_usd_per_mwh")], set()
+    with _client("nyiso", Services().nyiso_url) as nyiso:
+        for day in local_days(window):
+            if day >= today - DAILY_FILES:
+                try:
+                    answer = nyiso.get(f"damlbmp/{day:%Y%m%d}damlbmp_zone.csv")
+                except RequestRefused as error:
+                    if error.status == 404 and day > today:
+                        continue  # tomorrow's are published at about 11:00
+                    raise
+                parts.append(day_ahead_prices(answer.text, day=day, what=str(answer)))
+            elif (month := day.replace(day=1)) not in months_read:
+                months_read.add(month)
+                answer = nyiso.get(f"damlbmp/{month:%Y%m%d}damlbmp_zone_csv.zip")
+                for name, text in _unzipped(answer):
+                    of_day = datetime.strptime(name[:8], "%Y%m%d").date()  # noqa: DTZ007 - a day has no zone
+                    if of_day < today - DAILY_FILES:
+                        parts.append(day_ahead_prices(text, day=of_day, what=f"{answer}, {name}"))
+    rows = pd.concat(parts, ignore_index=True)
+    return rows[(rows["hour"] >= window.start) & (rows["hour"] < window.end)]
+
+
+def day_ahead_prices(text: str, *, day: date, what: str) -> pd.DataFrame:
+    """The rows of one `damlbmp` file: zone, hour (UTC), price_usd_per_mwh; prices at the borders are left out.
+
+    The stamps have no zone; of an hour that occurs twice the first row is daylight saving time. Before July 2016 the
+    last header was cut to "($/MWH"; it is not looked at.
+
+    Raises:
+        UnexpectedAnswer: other columns, an unknown zone or number, another day, a cut line, or no number.
+
+    >>> text = ('"Time Stamp","Name","PTID","LBMP ($/MWHr)","Marginal Cost Losses ($/MWHr)",'
+    ...         '"Marginal Cost Congestion ($/MWH"\\n"11/01/2026 01:00","N.Y.C.",61761,30.5,1,0\\n'
+    ...         '"11/01/2026 01:00","N.Y.C.",61761,-2.25,1,0\\n')
+    >>> rows = day_ahead_prices(text, day=date(2026, 11, 1), what="a file")
+    >>> [f"{hour:%H:%M}" for hour in rows["hour"]], rows["price_usd_per_mwh"].tolist()  # the hour that occurs twice
+    (['05:00', '06:00'], [30.5, -2.25])
+    """
+    rows = _csv(text, None, what)
+    if list(rows.columns[: len(PRICED)]) != PRICED:
+        raise UnexpectedAnswer(f"{what} has the columns {list(rows.columns)}, expected {PRICED} first. {_CHANGED}")
+    rows = rows[~rows["Name"].isin(NEIGHBOURS)].reset_index(drop=True)
+    rows["zone"] = _zones_of(rows, what)
+    wall = _stamps(rows["Time Stamp"], "%m/%d/%Y %H:%M", day, what)
+    if hours_in(day) <= 24:  # else a row that is repeated may be the hour that is
+        rows, wall = rows.drop_duplicates(ignore_index=True), wall[~rows.duplicated()].reset_index(drop=True)
+    rows = rows.assign(wall=wall, price_usd_per_mwh=_numbers(rows["LBMP ($/MWHr)"], "LBMP", what))
+    is_first = ~rows.duplicated(["zone", "wall"])
+    often = rows.groupby(["zone", "wall"]).size()
+    allowed = 1 + (often.index.get_level_values("wall").hour == 1) * (hours_in(day) > 24)
+    if (often > allowed).any():
+        zone, stamp = often.index[often > allowed][0]
+        raise UnexpectedAnswer(f"{what}: {zone} has a price for {stamp} more than once. {_CHANGED}")
+    hour = wall.dt.tz_localize(TIME_ZONE, ambiguous=is_first.to_numpy(), nonexistent="NaT").dt.tz_convert("UTC")
+    rows = rows.assign(hour=hour.dt.as_unit("us"))
+    there = rows["hour"].notna() & rows["price_usd_per_mwh"].notna()
+    return rows.loc[there, ["zone", "hour", "price_usd_per_mwh"]].reset_index(drop=True)
+
+
+def _zones_of(rows: pd.DataFrame, what: str) -> pd.Series:
+    """The zone of each row, by its name and number."""
+    named = {zone.name: (code, zone.ptid) for code, zone in ZONES.items()}
+    if unknown := sorted({str(name) for name in rows["Name"]} - set(named)):
+        raise UnexpectedAnswer(f"{what}: unknown zones {unknown}, expected {sorted(named)}. {_CHANGED}")
+    wrong = rows[rows["PTID"] != rows["Name"].map({name: ptid for name, (_, ptid) in named.items()})]
+    if len(wrong):
+        raise UnexpectedAnswer(f"{what}: {wrong['Name'].iloc[0]} has PTID {wrong['PTID'].iloc[0]}. {_CHANGED}")
+    return rows["Name"].map({name: code for name, (code, _) in named.items()}).astype("str")
 
 
 def _isolf(nyiso: Client, day: date, as_of: datetime) -> pd.DataFrame | None:
@@ -283,6 +361,19 @@ _CHANGED = (
     "The service has changed or mixes something up: nothing was written. Look at its raw answer in bronze/; when the "
     "change is meant, flows/electricity/live.py must learn it."
 )
+
+
+def hours_in(day: date) -> int:
+    """How many hours a New York day has.
+
+    >>> hours_in(date(2026, 3, 8)), hours_in(date(2026, 11, 1)), hours_in(date(2026, 7, 1))
+    (23, 25, 24)
+    """
+    start, end = (
+        datetime(each.year, each.month, each.day, tzinfo=_NEW_YORK).astimezone(UTC)
+        for each in (day, day + timedelta(days=1))
+    )
+    return (end - start) // timedelta(hours=1)
 
 
 def local_days(window: Window) -> list[date]:

@@ -60,10 +60,20 @@ WEATHER_GROUP = "electricity_weather"
 DEMAND_GROUP = "electricity_demand"
 OPERATOR_GROUP = "electricity_operator_forecast"
 PREDICTIONS_GROUP = "electricity_predictions"
+PRICE_GROUP = "electricity_price"
+PRICE_DAY_AHEAD_GROUP = "electricity_price_day_ahead"
+PRICE_PREDICTIONS_GROUP = "electricity_price_predictions"
 
 VIEW = "electricity_day_ahead"
 MODEL = "electricity_day_ahead"
 """The registered model's name. All else about a model is in its lineage, never in a constant."""
+
+PRICE_VIEW = "electricity_price"
+PRICE_MODEL = "electricity_price"
+"""The second target: what a megawatt hour costs in each zone and hour of the next day."""
+
+PRICE_KNOWN_HOUR = 11
+"""The day-ahead market's prices are published by 11:00 New York on the day before, six hours after our issue."""
 
 
 LAG_DAYS = {"24h": 1, "48h": 2, "168h": 7, "336h": 14}
@@ -151,6 +161,57 @@ PREDICTIONS = (
     Feature("training_dataset_version", "int", "The training set whose transformations were used."),
     Feature("made_at", "timestamp", "When this row was computed."),
     Feature("backfilled", "boolean", "Computed after the hour had begun: a reconstruction, no forecast."),
+    Feature(
+        "reasons",
+        "string",
+        "The features that weighed most, as JSON: feature, value, contribution in MW. Null in "
+        "rows made before the group had this column, empty where another hour stands in for the model.",
+    ),
+)
+"""One row per zone, hour and model version; what was once forecast is never changed."""
+
+PRICE = (
+    *_KEYS,
+    Feature("issued_at", "timestamp", "Issue of the forecast that this price judges."),
+    Feature("price_usd_per_mwh", "double", "What a megawatt hour cost (LBMP); below zero is real.", unit="USD/MWh"),
+    Feature("market", "string", "Whose price it is: day-ahead or real-time; two quantities, never in one store."),
+    Feature("known_at", "timestamp", "When that became known."),
+)
+"""One row per zone and hour whose price is known."""
+
+PRICE_DAY_AHEAD = (
+    *_KEYS,
+    Feature("issued_at", "timestamp", "When the forecast is made: 05:00 New York on the day before."),
+    *(
+        Feature(f"price_lag_{name}", "double", f"Price {days} d earlier, same local hour; null if not known yet.",
+                unit="USD/MWh")
+        for name, days in LAG_DAYS.items()
+    ),
+    Feature("price_same_hour", "double", "Newest known price of this local hour: 1 or 2 days old.", unit="USD/MWh"),
+    Feature("price_mean_24h", "double", "Mean of the 24 hours before the issue.", unit="USD/MWh"),
+    Feature("price_mean_168h", "double", "Mean of the 168 hours before the issue.", unit="USD/MWh"),
+    Feature("price_scale", "double", "Mean of the 672 hours before the issue, at least 5.", unit="USD/MWh"),
+    *(Feature(f"price_lag_{name}_ratio", "double", f"Lag {name} over the scale.") for name in LAG_DAYS),
+    Feature("price_same_hour_ratio", "double", "Newest known price of this hour over the scale."),
+    Feature("price_mean_24h_ratio", "double", "24-hour mean over the scale."),
+    Feature("price_mean_168h_ratio", "double", "168-hour mean over the scale."),
+)  # fmt: skip
+"""One row per zone, hour of the next local day, and issue; calendar, demand and weather are in the other groups."""
+
+PRICE_PREDICTIONS = (
+    *_KEYS,
+    Feature("model_version", "int", "Version of the registered model that forecast it."),
+    Feature("issued_at", "timestamp", "Its features are what was known then."),
+    Feature("horizon_hours", "int", "From issue to the beginning of the hour.", unit="h"),
+    Feature("forecast_usd_per_mwh", "double", "What we expect.", unit="USD/MWh"),
+    Feature("baseline_usd_per_mwh", "double", "Newest known price of this hour; null where a gap is.", unit="USD/MWh"),
+    Feature("degraded", "boolean", "Something was missing: less than the model had when it was judged."),
+    Feature("why", "string", "What was missing; empty if nothing."),
+    Feature("reasons", "string", "The features that weighed most, as JSON: feature, value, contribution in USD/MWh."),
+    Feature("feature_view", "string", "The view the model was trained on, as name@version."),
+    Feature("training_dataset_version", "int", "The training set whose transformations were used."),
+    Feature("made_at", "timestamp", "When this row was computed."),
+    Feature("backfilled", "boolean", "Computed after the hour had begun: a reconstruction, no forecast."),
 )
 """One row per zone, hour and model version; what was once forecast is never changed."""
 
@@ -167,6 +228,14 @@ SCALE = "demand_mean_168h_mw"
 
 BASELINES = {"same hour last week": "demand_lag_168h_mw", "same hour yesterday": "demand_same_hour_mw"}
 """What anybody could forecast, by name: a column of the spine."""
+
+PRICE_BASELINES = {"same hour last week": "price_lag_168h", "same hour yesterday": "price_same_hour"}
+"""What anybody could say of a price, by name: columns that the model has, too."""
+
+PRICE_SCALE = "price_scale"
+"""The model learns the price as a multiple of this: gas doubles in a year, and the shape of a day stays."""
+
+PRICE_FEATURES = [*(name for name in columns(PRICE_DAY_AHEAD) if name.endswith("_ratio")), PRICE_SCALE]
 
 SPINE_FEATURES = ["load_zone", *CALENDAR_FEATURES, *RATIO_FEATURES, SCALE]
 WEATHER_FEATURES = [name for name in columns(WEATHER) if "_c" in name or name == "temperature_squared"]
@@ -225,6 +294,43 @@ OPERATOR_RULES: Suite = {
         _known_zones(),
         between("forecast_mw", 1, HIGHEST_MW),
         later("hour", than="issued_at"),
+    ],
+}
+
+LOWEST_USD_PER_MWH, HIGHEST_USD_PER_MWH = -2_000, 10_000
+"""Prices have been seen from -1,200 to 3,132 USD/MWh: what is far beyond is in another unit, such as cents."""
+
+PRICE_RULES: Suite = {
+    "name": "electricity_price",
+    "expectations": [
+        *never_null("zone", "hour", "issued_at", "price_usd_per_mwh", "market", "known_at"),
+        _known_zones(),
+        in_set("market", ["day-ahead", "real-time"]),
+        between("price_usd_per_mwh", LOWEST_USD_PER_MWH, HIGHEST_USD_PER_MWH),
+        later("hour", than="issued_at"),
+        # Otherwise the price would be known to the forecast that it is to judge.
+        later("known_at", than="issued_at"),
+    ],
+}
+
+PRICE_DAY_AHEAD_RULES: Suite = {
+    "name": "electricity_price_day_ahead",
+    "expectations": [
+        *never_null("zone", "hour", "issued_at"),
+        _known_zones(),
+        *(between(name, LOWEST_USD_PER_MWH, HIGHEST_USD_PER_MWH) for name in PRICE_FEATURES),
+        *(between(f"price_lag_{name}", LOWEST_USD_PER_MWH, HIGHEST_USD_PER_MWH) for name in LAG_DAYS),
+        *never_null("price_same_hour", severity="warning"),
+    ],
+}
+
+PRICE_PREDICTIONS_RULES: Suite = {
+    "name": "electricity_price_predictions",
+    "expectations": [
+        *never_null("zone", "hour", "model_version", "issued_at", "forecast_usd_per_mwh", "degraded", "made_at"),
+        *never_null("backfilled", "reasons"),
+        _known_zones(),
+        between("forecast_usd_per_mwh", LOWEST_USD_PER_MWH, HIGHEST_USD_PER_MWH),
     ],
 }
 

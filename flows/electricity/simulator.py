@@ -118,6 +118,35 @@ def operator_forecasts(start: datetime, end: datetime, *, seed: int = SEED) -> p
     return rows.assign(forecast_mw=forecast)[["zone", "hour", "forecast_mw"]]
 
 
+ABOVE_USD = {"J_NYC": 5.0, "K_LONGIL": 8.0, "I_DUNWOD": 4.0, "D_NORTH": -9.0, "A_WEST": -3.0}
+"""How much dearer a megawatt hour is than elsewhere: lines into the city are full, water power in the north is not."""
+
+
+def prices(window: Window, *, seed: int = SEED) -> pd.DataFrame:
+    """The day-ahead market's prices of the hours of [start, end): gas, load and wind, with spikes and negative prices.
+
+    Returns:
+        zone, hour, price_usd_per_mwh (USD/MWh).
+
+    >>> usd = prices(Window.of("2025-01-01", "2026-01-01"))["price_usd_per_mwh"]
+    >>> len(usd), bool(usd.between(-60, 900).all()), bool(0.005 < (usd < 0).mean() < 0.02)
+    (96360, True, True)
+    """
+    rows = _hours_of(window)
+    zone, number = rows["code"].to_numpy(), rows["number"].to_numpy()
+    everywhere = 0 * zone
+    load = _true_demand(rows, seed) / np.array([BASE_MW[name] for name in ZONES], np.float64)[zone]
+    winter = np.cos(2 * np.pi * (number / 24 - 20) / 365.2425)
+    gas = 32 + 9 * np.maximum(winter, 0) + 6 * smooth(seed, 41, everywhere, number, 24 * 12)
+    wind = 9 * smooth(seed, 42, everywhere, number, 30) * np.where(np.isin(zone, [0, 3]), 1.8, 0.7)
+    scarce = 190 * np.maximum(load - 1.25, 0) ** 2
+    above = np.array([ABOVE_USD.get(name, 0.0) for name in ZONES])[zone]
+    spike = np.where(uniform(seed, 43, everywhere, number) < 0.002, 180.0, 0.0) * np.maximum(load - 0.6, 0)
+    noise = 1.5 * smooth(seed, 44, zone, number, 5)
+    price = gas * (0.25 + 0.75 * load) + scarce + above - wind + spike + noise
+    return rows.assign(price_usd_per_mwh=np.round(price, 2))[["zone", "hour", "price_usd_per_mwh"]]
+
+
 def _hours_of(window: Window) -> pd.DataFrame:
     first = pd.Timestamp(window.start).ceil("h")
     hours = pd.date_range(first, pd.Timestamp(window.end), freq="h", inclusive="left", tz="UTC", unit="us")

@@ -12,7 +12,7 @@ from featurestore.times import Window
 from flows import windows
 from flows.electricity import live, simulator
 from flows.electricity.features import local_time_on_the_day_before
-from flows.electricity.schema import KNOWN_AFTER, SYSTEM_ZONE, TIME_ZONE, WEATHER_LEAD, ZONES
+from flows.electricity.schema import KNOWN_AFTER, PRICE_KNOWN_HOUR, SYSTEM_ZONE, TIME_ZONE, WEATHER_LEAD, ZONES
 from flows.settings import Settings
 from flows.sources import data_folder, half_open, in_shape, read_table
 
@@ -43,10 +43,23 @@ OPERATOR: Mapping[str, str] = {
 }
 """What the operator forecast at 07:05 on the day before, in MW."""
 
+PRICES: Mapping[str, str] = {
+    "zone": "str",
+    "hour": "datetime64[us, UTC]",
+    "price_usd_per_mwh": "float64",
+    "market": "str",
+    "known_at": "datetime64[us, UTC]",
+    "source": "str",
+}
+"""What a megawatt hour cost in each zone and hour (LBMP, USD/MWh), in which market, and since when that is known."""
+
+DAY_AHEAD, REAL_TIME = "day-ahead", "real-time"
+
 SIMULATED, LIVE, ZONE_TABLE, SYSTEM_TABLE = "simulated", "live", "zones", "system"
 SOURCES = (SIMULATED, LIVE, ZONE_TABLE, SYSTEM_TABLE)
 
 ZONE_DEMAND = "eia_nyiso_zone_demand_hourly.parquet"
+ZONE_PRICE = "nyiso_zone_lbmp_realtime_hourly.parquet"
 ZONE_TEMPERATURE = "ny_temperature_hourly.parquet"
 SYSTEM_DEMAND = "eia_nyis_demand_hourly_2015_2020.parquet"
 SYSTEM_TEMPERATURE = "laguardia_temperature_daily.parquet"
@@ -165,6 +178,48 @@ def read_operator_forecasts(
     return in_shape(rows, OPERATOR, name, order=["hour", "zone"])
 
 
+def read_prices(
+    start: datetime, end: datetime, *, as_of: datetime | None = None, source: str | None = None
+) -> pd.DataFrame:
+    """The prices that became known in [start, end), one row per zone and hour; none in the system table.
+
+    Args:
+        start, end: half-open, by when the price was known: 11:00 New York on the day before for the day-ahead market,
+            the end of the hour for the real-time market.
+        as_of, source: as for `read_demand`.
+    Returns:
+        The columns and dtypes of `PRICES`; ordered by hour and zone, index 0..n-1. Live and simulated: the day-ahead
+        market. The zone table has **the real-time market only**, which is another quantity, and harder to forecast.
+    Raises:
+        InvalidTime, NotFound, LiveSourceError: as `read_demand`.
+
+    >>> one, next_one = datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 6, tzinfo=UTC)
+    >>> day = read_prices(one, next_one, source="simulated")
+    >>> len(day), day["known_at"].unique()[0].isoformat(), set(day["market"])
+    (264, '2026-01-05T16:00:00+00:00', {'day-ahead'})
+    """
+    window, name = half_open(start, end), _source_name(source)
+    moment = windows.now() if as_of is None else as_of
+    market = REAL_TIME if name == ZONE_TABLE else DAY_AHEAD
+    ahead = Window(window.start, window.end + timedelta(days=2))  # hours whose price may be known in the window
+    if name == SIMULATED:
+        rows = simulator.prices(ahead)
+    elif name == LIVE:
+        rows = live.prices(ahead, as_of=moment)
+    elif name == ZONE_TABLE:
+        rows = _table_prices(Window(window.start - KNOWN_AFTER, window.end - KNOWN_AFTER))
+    else:
+        rows = live.nothing("price_usd_per_mwh")
+    if market == DAY_AHEAD:
+        rows = rows.assign(known_at=local_time_on_the_day_before(rows["hour"], hours=PRICE_KNOWN_HOUR))
+    else:
+        rows = rows.assign(known_at=rows["hour"] + KNOWN_AFTER)
+    rows = rows[(rows["known_at"] >= window.start) & (rows["known_at"] < window.end)]
+    rows = rows[rows["known_at"] <= moment] if name == LIVE else rows
+    rows = rows.assign(market=pd.Series(market, index=rows.index, dtype="str"))
+    return in_shape(rows, PRICES, name, order=["hour", "zone"])
+
+
 def zones(*, source: str | None = None) -> list[str]:
     """The zones a source has.
 
@@ -224,6 +279,18 @@ def _table_demand(name: str, hours: Window) -> pd.DataFrame:
             "zone": rows[key],
             "hour": rows["interval_end_utc"] - KNOWN_AFTER,
             "demand_mw": rows["demand_raw_mw"].astype("float64"),
+        }
+    )
+
+
+def _table_prices(hours: Window) -> pd.DataFrame:
+    rows = _read(ZONE_PRICE, ["interval_end_utc", "zone", "lbmp_usd_per_mwh"], _ends(hours))
+    rows = rows[rows["lbmp_usd_per_mwh"].notna()]
+    return pd.DataFrame(
+        {
+            "zone": rows["zone"],
+            "hour": rows["interval_end_utc"] - KNOWN_AFTER,
+            "price_usd_per_mwh": rows["lbmp_usd_per_mwh"],
         }
     )
 

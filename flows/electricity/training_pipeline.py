@@ -11,7 +11,7 @@ from prefect import flow, task
 import featurestore
 from flows import boosting, command_line, evaluation, events, registry, regression, retries, splitting, training
 from flows.deciding import decide
-from flows.electricity import modelling, schema
+from flows.electricity import modelling, price_training, schema
 from flows.settings import Settings
 from flows.splitting import Splits
 
@@ -30,11 +30,20 @@ def electricity_training(end: datetime | None = None, force: bool = False) -> in
     """Train on what was known at the end, compare, register, and promote what passes; return the model's version.
 
     Without end it is the time up to which demand is committed. Nothing new since the last version trains nothing,
-    unless forced, and returns that version.
+    unless forced, and returns that version. After demand comes the second target, the price, where the source has one.
     """
     settings = Settings()
     fs = featurestore.connect(home=settings.store_home)
     registry.bootstrap(settings)
+    version = train_demand(fs, end, force=force)
+    price = price_training.train_price(fs, end, force=force)
+    if price is not None:
+        events.summary_artifact("electricity-price-training-summary", [price_training.price_summary(price)])
+    return version
+
+
+def train_demand(fs: FeatureStore, end: datetime | None, *, force: bool) -> int:
+    """Train, compare, register and decide about the model of demand; its version."""
     splits = splits_for(fs, end)
     view = feature_view(fs)
     params = training.params_of(splits, modelling.XGBOOST, modelling.SEARCH.params())

@@ -64,6 +64,29 @@ def pal_integrated(day: date) -> str:
     return out.getvalue()
 
 
+BORDERS = {"H Q": 61844, "NPX": 61845, "O H": 61846, "PJM": 61847}
+
+
+def price_usd(zone: schema.Zone, hour: datetime) -> float:
+    """What the stub says a megawatt hour cost: below zero at midnight UTC, and another price in each zone."""
+    return round(zone.ptid % 100 - 60.5 + 4 * (hour.timestamp() / 3600 % 24), 2)
+
+
+def damlbmp(day: date) -> str:
+    """A file of day-ahead prices, as NYISO writes it: without zone of time, and with the prices at the borders."""
+    out = io.StringIO()
+    rows = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    losses, congestion = "Marginal Cost Losses ($/MWHr)", "Marginal Cost Congestion ($/MWHr)"
+    rows.writerow(["Time Stamp", "Name", "PTID", "LBMP ($/MWHr)", losses, congestion])
+    for hour in hours_of(day):
+        stamp = f"{hour.astimezone(NEW_YORK):%m/%d/%Y %H:%M}"
+        for name, ptid in BORDERS.items():
+            rows.writerow([stamp, name, ptid, 20.0, 0.0, 0.0])
+        for zone in schema.ZONES.values():
+            rows.writerow([stamp, zone.name, zone.ptid, price_usd(zone, hour), 1.0, -2.0])
+    return out.getvalue()
+
+
 def isolf(day: date) -> str:
     """A file of load forecasts, as NYISO writes it on the day before: wide, without zone, and further days after it."""
     lines = ['"Time Stamp",' + ",".join(f'"{zone.name.title()}"' for zone in schema.ZONES.values()) + ',"NYISO"']
@@ -85,12 +108,15 @@ def nyiso(path: str, query: Mapping[str, str]) -> Reply | None:
         return Reply.of_text(isolf(day))
     if family == "palIntegrated" and name.endswith("palIntegrated.csv"):
         return Reply.of_text(pal_integrated(day))
-    if family == "palIntegrated" and name.endswith("_csv.zip"):
+    if family == "damlbmp" and name.endswith("damlbmp_zone.csv"):
+        return Reply.of_text(damlbmp(day))
+    if family in ("palIntegrated", "damlbmp") and name.endswith("_csv.zip"):
+        of_day = pal_integrated if family == "palIntegrated" else damlbmp
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
             for n in range(31):
                 if (each := day + timedelta(days=n)).month == day.month:
-                    archive.writestr(f"{each:%Y%m%d}palIntegrated.csv", pal_integrated(each))
+                    archive.writestr(f"{each:%Y%m%d}{family}.csv", of_day(each))
         return Reply(body=content.getvalue())
     return None
 
@@ -206,13 +232,15 @@ def with_features(features_of_ten_weeks: Path, tmp_path: Path) -> Iterator[Setti
 @contextmanager
 def training_in_a_hurry() -> Iterator[None]:
     """One trial and few trees: what is tested is the pipeline, not the model."""
-    from flows.electricity import modelling
+    from flows.electricity import modelling, pricing
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(modelling, "SEARCH", replace(modelling.SEARCH, trials=1, rows=2_000))
         patch.setattr(
             modelling, "XGBOOST", {**modelling.XGBOOST, "learning_rate": 0.2, "n_estimators": 80, "n_jobs": 1}
         )
+        patch.setattr(pricing, "SEARCH", replace(pricing.SEARCH, trials=1, rows=2_000))
+        patch.setattr(pricing, "XGBOOST", modelling.XGBOOST)
         yield
 
 
@@ -227,6 +255,8 @@ def trained_once(features_of_ten_weeks: Path, tmp_path_factory: pytest.TempPathF
         registry.bootstrap(settings)
         # Few trees from seven weeks need not be surely better than a ridge regression, and then the gate says no.
         registry.promote(registry.version(schema.MODEL, number), why="the tests of inference need a champion")
+        price = registry.versions(schema.PRICE_MODEL)[-1]
+        registry.promote(price, why="the tests of inference need a champion")
     return home
 
 

@@ -184,3 +184,35 @@ def test_every_day_has_each_of_its_hours_once_and_they_add_up(day: date) -> None
     assert local.dt.date.nunique() == 1
     assert (hours["issued_at"] < hours["hour"].min()).all()
     assert len(hours) == features.calendar_of(hours["hour"])["hours_in_day"][0]
+
+
+# --- prices ------------------------------------------------------------------------------------------
+
+
+def test_price_known_after_the_issue_is_not_seen_whichever_market_it_is_of() -> None:
+    hours = pd.Series(pd.date_range("2026-01-01", periods=24 * 32, freq="h", tz="UTC", unit="us"))
+    prices = pd.DataFrame(
+        {"zone": "J_NYC", "hour": hours, "price_usd_per_mwh": [float(n) - 50 for n in range(24 * 32)]}
+    )
+    targets = features.day_ahead_hours(hours.iloc[-48], hours.iloc[-24], ["J_NYC"])
+    at_the_end = features.price_features(targets, prices.assign(known_at=hours + pd.Timedelta(hours=1)))
+    day_before = features.local_time_on_the_day_before(hours, hours=schema.PRICE_KNOWN_HOUR)
+    published = features.price_features(targets, prices.assign(known_at=day_before))
+    issue, first = targets["issued_at"].iloc[0], targets["hour"].iloc[0]
+    assert (first - issue) == pd.Timedelta(hours=19)
+    number = int((first - hours.iloc[0]) / pd.Timedelta(hours=1))
+    assert at_the_end["price_lag_24h"].notna().sum() == 5  # at 05:00 only five hours of the day are over
+    assert published["price_lag_24h"].tolist() == [float(n) - 24 - 50 for n in range(number, number + 24)]
+    assert at_the_end["price_same_hour"].tolist()[5] == number + 5 - 48 - 50
+    assert at_the_end["price_mean_24h"].iloc[0] == np.mean([number - 19 - n - 50 for n in range(1, 25)])
+    assert published["price_scale"].iloc[0] == np.mean([number - 19 - n - 50 for n in range(1, 673)])
+    assert published["price_same_hour_ratio"].iloc[0] == (number - 24 - 50) / published["price_scale"].iloc[0]
+
+
+def test_scale_of_prices_is_never_below_five_dollars() -> None:
+    hours = pd.Series(pd.date_range("2026-01-01", periods=24 * 32, freq="h", tz="UTC", unit="us"))
+    prices = pd.DataFrame({"zone": "D_NORTH", "hour": hours, "price_usd_per_mwh": -2.5, "known_at": hours})
+    targets = features.day_ahead_hours(hours.iloc[-48], hours.iloc[-24], ["D_NORTH"])
+    found = features.price_features(targets, prices)
+    assert set(found["price_scale"]) == {5.0}
+    assert set(found["price_lag_168h_ratio"]) == {-0.5}

@@ -12,7 +12,17 @@ from featurestore.errors import InvalidData, NotFound
 from featurestore.times import Window
 from flows.electricity import live, schema, source
 from flows.http import RequestRefused, ServiceUnavailable, TooManyRequests, UnexpectedAnswer
-from tests.flows.electricity.conftest import Services, as_json, hours_of, isolf, load_mw, pal_integrated, weather_answer
+from tests.flows.electricity.conftest import (
+    Services,
+    as_json,
+    damlbmp,
+    hours_of,
+    isolf,
+    load_mw,
+    pal_integrated,
+    price_usd,
+    weather_answer,
+)
 from tests.flows.stub_server import Reply, sample
 
 NOW = datetime(2026, 7, 10, 15, 20, tzinfo=UTC)  # 11:20 EDT
@@ -223,6 +233,91 @@ def test_operator_forecast_not_written_yet_or_no_longer_kept_is_none(services: S
     services.nyiso.troubles.append(Reply(404))
     with pytest.raises(RequestRefused):
         live.operator_forecasts([DAY], as_of=NOW)
+
+
+# --- NYISO's day-ahead prices ------------------------------------------------------------------------
+
+
+def prices_of(day: date, *, as_of: datetime = NOW) -> pd.DataFrame:
+    hours = hours_of(day)
+    return live.prices(Window(hours[0], hours[-1] + timedelta(hours=1)), as_of=as_of)
+
+
+def test_day_of_prices_has_each_zone_and_hour_and_no_border(services: Services) -> None:
+    rows = prices_of(DAY)
+    assert len(rows) == 24 * 11
+    assert set(rows["zone"]) == set(schema.ZONES)
+    nyc = rows[(rows["zone"] == "J_NYC") & (rows["hour"] == FIRST)]["price_usd_per_mwh"]
+    assert nyc.tolist() == [price_usd(schema.ZONES["J_NYC"], FIRST)]
+    assert (rows["price_usd_per_mwh"] < 0).any()  # below zero is real
+    assert services.nyiso.asked == [("/damlbmp/20260709damlbmp_zone.csv", {})]
+
+
+@pytest.mark.parametrize(("day", "hours"), [(date(2026, 3, 8), 23), (date(2025, 11, 2), 25)])
+def test_prices_of_days_on_which_the_clock_changes_have_all_their_hours_once(
+    services: Services, day: date, hours: int
+) -> None:
+    """F21: of the hour that occurs twice the first row is daylight saving time."""
+    rows = prices_of(day, as_of=datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=3))
+    nyc = rows[rows["zone"] == "J_NYC"].sort_values("hour")
+    assert nyc["hour"].tolist() == hours_of(day)
+    assert len(nyc) == hours
+    assert nyc["price_usd_per_mwh"].tolist() == [price_usd(schema.ZONES["J_NYC"], hour) for hour in hours_of(day)]
+
+
+def test_old_prices_come_from_the_zip_of_their_month_and_header_variants_are_known(services: Services) -> None:
+    window = Window(datetime(2026, 3, 1, 5, tzinfo=UTC), datetime(2026, 3, 31, tzinfo=UTC))
+    assert len(live.prices(window, as_of=NOW)) == 11 * ((window.end - window.start) // timedelta(hours=1))
+    assert services.nyiso.asked == [("/damlbmp/20260301damlbmp_zone_csv.zip", {})]
+    cut = damlbmp(DAY).replace("Congestion ($/MWHr)", "Congestion ($/MWH")
+    assert len(live.day_ahead_prices(cut, day=DAY, what="a file")) == 24 * 11
+
+
+def test_prices_of_tomorrow_are_not_there_before_they_are_published(services: Services) -> None:
+    services.nyiso.troubles.append(Reply(404))
+    assert prices_of(NOW.date() + timedelta(days=1)).empty
+    services.nyiso.troubles.append(Reply(404))
+    with pytest.raises(RequestRefused, match="HTTP 404"):
+        prices_of(DAY)
+    at = datetime(2026, 7, 10, 14, 59, tzinfo=UTC)  # 10:59 EDT
+    known = source.read_prices(NOW - timedelta(days=2), NOW + timedelta(days=1), as_of=at)
+    assert known["known_at"].max() == pd.Timestamp("2026-07-09 15:00", tz="UTC")
+    assert known["hour"].max() == pd.Timestamp("2026-07-11 03:00", tz="UTC")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("LBMP ($/MWHr)", "LBMP (cent/kWh)", r"has the columns .*'LBMP \(cent/kWh\)'.*expected"),
+        ("N.Y.C.", "NYC", r"unknown zones \['NYC'\]"),
+        ("61761", "61799", r"N.Y.C. has PTID 61799"),
+        ("07/09/2026", "07/08/2026", r"holds rows of 2026-07-08, expected 2026-07-09: an old answer"),
+        (",61761,", ",61761,n/a ", r"is no number"),
+    ],
+    ids=["unit and column", "zone", "key", "yesterday's answer", "no number"],
+)
+def test_price_file_that_is_not_as_known_is_refused(services: Services, old: str, new: str, message: str) -> None:
+    services.nyiso.troubles.append(Reply.of_text(damlbmp(DAY).replace(old, new)))
+    with pytest.raises(UnexpectedAnswer, match=f"{message}.*nothing was written"):
+        prices_of(DAY)
+
+
+def test_half_a_price_file_and_repeated_or_contradicting_rows(services: Services) -> None:
+    services.nyiso.troubles.append(Reply.of_text(damlbmp(DAY)[:5000]))
+    with pytest.raises(UnexpectedAnswer, match=r"half an answer|is no"):
+        prices_of(DAY)
+    twice = damlbmp(DAY).splitlines()[-1].replace(",1.0,-2.0", ",1.5,-2.0")
+    services.nyiso.troubles.append(Reply.of_text(damlbmp(DAY) + twice + "\n"))
+    with pytest.raises(UnexpectedAnswer, match="more than once"):
+        prices_of(DAY)
+    header, *lines = damlbmp(DAY).splitlines()
+    services.nyiso.troubles.append(Reply.of_text("\n".join([header, *reversed(lines), *lines[:50]]) + "\n"))
+    by = ["hour", "zone"]
+    pd.testing.assert_frame_equal(
+        prices_of(DAY).sort_values(by, ignore_index=True), prices_of(DAY).sort_values(by, ignore_index=True)
+    )
+    services.nyiso.troubles.append(Reply.of_text(header + "\n"))
+    assert prices_of(DAY).empty
 
 
 # --- Open-Meteo --------------------------------------------------------------------------------------

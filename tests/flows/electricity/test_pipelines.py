@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
+from prefect import flow
 
 import featurestore
 from featurestore.errors import InvalidData, InvalidTime, NotFound
 from flows import hindcasting, registry, serving, windows
-from flows.electricity import feature_pipeline, inference_pipeline, modelling, schema, simulator, source
+from flows.electricity import (
+    feature_pipeline,
+    inference_pipeline,
+    modelling,
+    price_inference,
+    price_training,
+    schema,
+    simulator,
+    source,
+)
 from flows.electricity.feature_pipeline import electricity_features
 from flows.electricity.inference_pipeline import electricity_inference
 from flows.electricity.simulator import Trouble
@@ -20,7 +31,10 @@ from flows.settings import Settings
 from tests.flows.electricity.conftest import END, START, Services
 from tests.flows.stub_server import Reply
 
-GROUPS = [schema.WEATHER_GROUP, schema.DEMAND_GROUP, schema.OPERATOR_GROUP, schema.DAY_AHEAD_GROUP]
+GROUPS = [
+    schema.WEATHER_GROUP, schema.DEMAND_GROUP, schema.OPERATOR_GROUP, schema.PRICE_GROUP,
+    schema.PRICE_DAY_AHEAD_GROUP, schema.DAY_AHEAD_GROUP,
+]  # fmt: skip
 
 
 def day(number: int) -> datetime:
@@ -273,6 +287,10 @@ def test_missing_weather_and_missing_demand_give_flagged_forecasts_never_nothing
     assert 2 not in rows.index  # nothing at all is known of it
     clean = inference_pipeline.forecast.fn(champion, batch, END)
     pd.testing.assert_frame_equal(rows.loc[3:], clean.loc[3:])
+    assert rows.loc[1, "reasons"] == "[]"
+    reasons = json.loads(rows.loc[3, "reasons"])
+    assert len(reasons) == 5
+    assert set(reasons[0]) == {"feature", "value", "contribution"}
 
 
 def test_no_champion_yet_names_the_training_deployment(with_features: Settings) -> None:
@@ -304,3 +322,67 @@ def test_hindcast_measures_forecasts_made_in_time_and_never_mixes_in_reconstruct
     assert (found["mae_mw"], found["baseline_mae_mw"], found["operator_mae_mw"]) == (7.0, 22.0, 3.0)
     assert found["mae_mw_beside_operator"] == 10.0
     assert found["rows_measured"] == 2
+
+
+# --- the second target -------------------------------------------------------------------------------
+
+
+def test_price_model_is_judged_beside_its_baselines_and_knows_all_it_came_from(with_champion: Settings) -> None:
+    registry.bootstrap(with_champion)
+    model = registry.champion(schema.PRICE_MODEL)
+    assert model is not None
+    metrics = model.metrics
+    assert metrics["test.mae"] < metrics["test.mae.same_hour_last_week"]
+    assert {"test.mae.ridge", "test.mae.same_hour_yesterday", "test.mae.low", "test.mae.high"} <= set(metrics)
+    assert (model.lineage.source, model.lineage.scaled_by) == ("simulated", schema.PRICE_SCALE)
+    assert next(iter(registry.explanation(model).values())) > 0
+
+
+def test_prices_are_forecast_once_with_reasons_and_judged_when_they_are_known(with_champion: Settings) -> None:
+    window = {"start": END - timedelta(days=6), "end": END - timedelta(days=5)}
+    with windows.frozen(window["end"]):
+        electricity_inference(**window)
+    rows = rows_of(with_champion, schema.PRICE_PREDICTIONS_GROUP)
+    electricity_inference(**window)
+    pd.testing.assert_frame_equal(rows_of(with_champion, schema.PRICE_PREDICTIONS_GROUP), rows)
+    rows = rows[(rows["issued_at"] >= window["start"]) & (rows["issued_at"] < window["end"])]
+    assert len(rows) in (23 * 11, 24 * 11)
+    assert not rows["backfilled"].all()
+    assert (rows["horizon_hours"] >= 18).all()
+    assert all(len(json.loads(text)) == 5 for text in rows["reasons"])
+    fs = featurestore.connect(home=with_champion.store_home)
+    worth = price_inference.hindcast.fn(fs, price_inference.predictions_group(fs), END, END)
+    assert worth["matured"] == worth["rows_measured"] > 200
+    assert 0 < worth["mae_usd_per_mwh"] < 40
+    assert worth["baseline_mae_usd_per_mwh"] > 0
+
+
+def test_missing_prices_give_flagged_forecasts_and_nothing_known_gives_none(with_champion: Settings) -> None:
+    registry.bootstrap(with_champion)
+    champion = registry.champion(schema.PRICE_MODEL)
+    fs = featurestore.connect(home=with_champion.store_home)
+    batch = serving.read_batch.fn(fs, champion, windows.next_window(None, END - timedelta(days=1), END, earliest=START))
+    spoilt = batch.copy()
+    spoilt.loc[0, schema.PRICE_SCALE] = None
+    spoilt.loc[1, [schema.PRICE_SCALE, "price_same_hour"]] = None
+    spoilt.loc[2, "temperature_c"] = None
+    rows = price_inference.forecast.fn(champion, spoilt, END)
+    assert rows.loc[0, "forecast_usd_per_mwh"] == batch.loc[0, "price_same_hour"]
+    assert rows.loc[0, "why"].startswith("no prices known of the last weeks")
+    assert rows.loc[0, "reasons"] == "[]"
+    assert 1 not in rows.index
+    assert rows.loc[2, "why"] == "no weather forecast"
+
+
+def test_source_without_prices_or_with_too_few_trains_and_forecasts_demand_all_the_same(
+    with_features: Settings,
+) -> None:
+    registry.bootstrap(with_features)
+    fs = featurestore.connect(home=with_features.store_home)
+
+    @flow
+    def without_prices() -> list[object]:
+        trained = price_training.train_price(fs, START + timedelta(days=20), force=False)
+        return [trained, price_inference.forecast_prices(fs, None, None, END)]
+
+    assert without_prices() == [None, None]

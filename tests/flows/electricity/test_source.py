@@ -24,6 +24,30 @@ READ = {
 }
 
 
+def test_prices_have_the_same_frame_from_every_source_and_say_whose_price_they_are(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """USD/MWh; the zone table has the real-time market, which is another quantity, and known when the hour is over."""
+    start, end = datetime(2026, 7, 6, tzinfo=UTC), datetime(2026, 7, 8, tzinfo=UTC)
+    for name in ("live", "simulated"):
+        rows = source.read_prices(start, end, source=name)
+        assert_in_shape(rows, dict(source.PRICES))
+        assert set(rows["zone"]) == set(schema.ZONES)
+        assert set(rows["market"]) == {"day-ahead"}
+        assert len(rows) == 2 * 24 * 11
+        assert rows["price_usd_per_mwh"].between(-100, 500).all()
+        assert (rows["known_at"] < rows["hour"]).all()
+    empty = source.read_prices(start, start, source="simulated")
+    assert dtypes(empty) == dict(source.PRICES)
+    monkeypatch.setenv("TRIPTYCH_DATA", str(data_folder("electricity_ny")))
+    day = datetime(2023, 3, 11, tzinfo=UTC)
+    rows = source.read_prices(day, day + timedelta(days=3), source="zones")
+    assert_in_shape(rows, dict(source.PRICES))
+    assert set(rows["market"]) == {"real-time"}
+    assert (rows["known_at"] - rows["hour"] == timedelta(hours=1)).all()
+    assert source.read_prices(day, day + timedelta(days=3), source="system").empty
+
+
 def dtypes(rows: pd.DataFrame) -> dict[str, str]:
     return {name: str(dtype) for name, dtype in rows.dtypes.items()}
 
