@@ -52,6 +52,8 @@ def stock_inference(start: datetime | None = None, end: datetime | None = None) 
     Without start it goes on where the last forecasts ended, without end it goes to the newest features. Without a
     champion the forecast is the same price, flagged. What the same versions have forecast before stays as it is.
     """
+    from flows.stock import recent  # pandas is not needed to deploy this flow
+
     settings = Settings()
     fs = featurestore.connect(home=settings.store_home)
     registry.bootstrap(settings)
@@ -69,9 +71,9 @@ def stock_inference(start: datetime | None = None, end: datetime | None = None) 
         rows = forecast(champions, *read_batches(fs, spine, champions, window), made_at)
         new = serving.not_yet_made(predictions_fg, rows, window, KEY)
         commit = write(predictions_fg, new, window)
-    joined = with_truth(fs, predictions_fg, made_at if window is None else window.end, made_at)
-    events.summary_artifact("stock-recent-predictions", recent(joined))
-    events.summary_artifact("stock-inference-summary", [summary(champions, window, commit, rows, worth(joined))])
+    joined = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
+    events.summary_artifact("stock-recent-predictions", recent.table(joined))
+    events.summary_artifact("stock-inference-summary", [summary(champions, window, commit, rows, recent.worth(joined))])
     return 0 if commit is None else commit.rows_written
 
 
@@ -195,87 +197,17 @@ def scores_of(model: registry.ModelVersion | None, closes: pd.DataFrame, batch: 
 
 
 @task(task_run_name="hindcast", **retries.READING)
-def with_truth(fs: FeatureStore, predictions_fg: FeatureGroup, until: datetime, now: datetime) -> pd.DataFrame:
+def hindcast(fs: FeatureStore, predictions_fg: FeatureGroup, until: datetime, now: datetime) -> pd.DataFrame:
     """The forecasts of the last three months, one for each close, beside what came."""
-    import pandas as pd
-
-    from flows import hindcasting
+    from flows.stock import recent
 
     start = until - HINDCAST
-    predictions = predictions_fg.read(start_time=start, end_time=until)
     # Outcomes are stored at the close they follow, so the same span holds them.
-    outcomes = group_of(fs, schema.OUTCOMES_GROUP, schema.VERSION, system=schema.SYSTEM).read(
-        start_time=start, end_time=until
-    )
-    joined = hindcasting.with_truth(
-        said_last(predictions), outcomes, key=["symbol", "day"], truth="next_close", target_time="target_at",
-        at=pd.Timestamp(now), expires_after=EXPIRES_AFTER,
+    outcomes_fg = group_of(fs, schema.OUTCOMES_GROUP, schema.VERSION, system=schema.SYSTEM)
+    predictions, outcomes = (
+        group.read(start_time=start, end_time=until) for group in (predictions_fg, outcomes_fg)
     )  # fmt: skip
-    return joined.assign(true_return=joined["next_close"] / joined["close"] - 1)
-
-
-def said_last(predictions: pd.DataFrame) -> pd.DataFrame:
-    """One forecast for each symbol and close: the last one made in time, or where there is none the last one made.
-
-    >>> import pandas as pd
-    >>> late = [False, False, True]
-    >>> rows = pd.DataFrame({"symbol": "TSLA", "day": "d", "closed_at": 1, "made_at": [1, 2, 9], "backfilled": late})
-    >>> said_last(rows)["made_at"].tolist()
-    [2]
-    """
-    ordered = predictions.assign(in_time=~predictions["backfilled"].astype("bool")).sort_values(["in_time", "made_at"])
-    chosen = ordered.drop_duplicates(["symbol", "day"], keep="last").drop(columns="in_time")
-    return chosen.sort_values(["closed_at", "symbol"], ignore_index=True)
-
-
-def worth(joined: pd.DataFrame) -> dict[str, Any]:
-    """The errors of matured forecasts beside those of the same price on the same closes.
-
-    Returns:
-        `errors_of` says what was measured: forecasts made in time; or, only where there is none of them, rows computed
-        after the next opening, which make no hindcast but a backtest. Then counts by state, and mean absolute errors in
-        USD, null where there is nothing to measure on.
-    """
-    from flows import hindcasting
-
-    judged = hindcasting.judged(joined)
-    rows = judged.matured("forecast_close")
-    errors = {"mae_usd": "forecast_close", "same_price_mae_usd": "baseline_close"}
-    return {
-        "errors_of": judged.kind,
-        **judged.states(),
-        "rows_measured": len(rows),
-        **hindcasting.mean_absolute_errors(rows, "next_close", errors),
-    }
-
-
-def recent(joined: pd.DataFrame, *, rows: int = 10) -> list[dict[str, Any]]:
-    """The newest forecasts, newest first, as people read them: date, predicted, true (null until known), same price.
-
-    Args:
-        joined: of `with_truth`.
-    """
-    from flows.stock.sessions import TIME_ZONE
-
-    def known(value: float, digits: int) -> float | None:
-        return None if value != value else round(float(value), digits)
-
-    return [
-        {
-            "symbol": row.symbol,
-            "date": f"{row.target_at.tz_convert(TIME_ZONE):%Y-%m-%d}",
-            "predicted_usd": known(row.forecast_close, 2),
-            "predicted_percent": known(100 * row.forecast_return, 2),
-            "true_usd": known(row.next_close, 2),
-            "true_percent": known(100 * row.true_return, 2),
-            "same_price_usd": known(row.baseline_close, 2),
-            "probability_up": known(row.probability_up, 3),
-            "state": row.state,
-            "model_version": row.model_version or None,
-            "note": row.why,
-        }
-        for row in joined.sort_values(["target_at", "symbol"], ascending=[False, True]).head(rows).itertuples()
-    ]
+    return recent.with_truth(predictions, outcomes, at=now, expires_after=EXPIRES_AFTER)
 
 
 def summary(

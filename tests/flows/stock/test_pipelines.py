@@ -15,7 +15,7 @@ from featurestore.errors import InvalidData, InvalidTime, NotFound
 from flows import events, registry, windows
 from flows.http import ServiceUnavailable
 from flows.settings import Settings
-from flows.stock import feature_pipeline, inference_pipeline, schema, simulator
+from flows.stock import feature_pipeline, inference_pipeline, recent, schema, simulator
 from flows.stock.feature_pipeline import stock_features
 from flows.stock.inference_pipeline import Champions, stock_inference
 from flows.stock.training_pipeline import stock_training
@@ -370,7 +370,7 @@ def test_promoted_models_forecast_what_follows_and_what_was_said_stays_said(with
         assert ours["reasons"].str.startswith('[{"feature": ').all()
         assert ours["backfilled"].tolist() == [True, True, False]  # two openings have passed
         assert set(ours["feature_view"]) == {"stock_next_day@1"}
-        chosen = inference_pipeline.said_last(rows)
+        chosen = recent.said_last(rows)
         assert chosen["day"].is_unique
 
         fs = featurestore.connect(home=with_rejected.store_home)
@@ -409,16 +409,6 @@ def test_window_beyond_the_features_and_no_features_at_all_are_refused(with_feat
 def test_inference_before_any_feature_says_what_to_run(empty: Settings) -> None:
     with pytest.raises(NotFound, match="stock-features/stock-features"):
         stock_inference()
-
-
-def test_hindcast_never_mixes_forecasts_with_reconstructions() -> None:
-    """I9."""
-    rows = pd.DataFrame(
-        {"state": "matured", "forecast_close": [101.0, 500.0], "baseline_close": [100.0, 100.0],
-         "next_close": [103.0, 100.0], "backfilled": [False, True]}
-    )  # fmt: skip
-    found = inference_pipeline.worth(rows)
-    assert (found["mae_usd"], found["same_price_mae_usd"], found["rows_measured"]) == (2.0, 3.0, 1)
 
 
 def test_history_of_the_fixture_has_every_trading_day_but_those_that_never_came(with_features: Settings) -> None:

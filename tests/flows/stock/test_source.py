@@ -90,6 +90,17 @@ def test_truth_of_the_talks_table_is_joined_by_day(monkeypatch: pytest.MonkeyPat
     assert {day: round(found[close_at(day)], 2) for day in shown} == shown
 
 
+def test_features_of_the_real_table_stay_within_what_their_rules_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two splits in it, and no return that looks like one."""
+    monkeypatch.setenv("TRIPTYCH_DATA", str(data_folder("tesla_stock")))
+    start, end = datetime(2010, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC)
+    rows = features.stock_features(source.read_bars(start, end), source.read_news(start, end))
+    assert rows["return_1d"].dropna().between(-0.25, 0.25).all()
+    assert rows["return_1d"].notna().sum() == 3399
+    assert rows["volume_to_mean_20d"].dropna().between(-3, 3).all()
+    assert rows["news_polarity_7d"].notna().sum() > 1000
+
+
 def test_any_window_of_the_simulator_is_the_same_whatever_was_asked_before() -> None:
     end = START + timedelta(days=28)
     whole = source.read_bars(START, end, as_of=LATER, source="simulated", symbols=["TSLA", "SPY"])
