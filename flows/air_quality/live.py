@@ -17,8 +17,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from featurestore.errors import InvalidData
 from featurestore.times import Window
 from flows import open_meteo
+from flows.air_quality import schema
 from flows.air_quality.features import daily_weather
-from flows.air_quality.schema import FORECAST, HORIZONS, STATIONS, TIME_ZONE
+from flows.air_quality.schema import FORECAST, HORIZONS, TIME_ZONE
 from flows.http import Answer, Bronze, Client, RequestRefused, UnexpectedAnswer
 from flows.settings import Settings
 
@@ -67,7 +68,7 @@ class Services(BaseSettings):
     aqicn_token: SecretStr | None = None
 
 
-def measurements(window: Window, *, as_of: datetime, stations: Sequence[str] = tuple(STATIONS)) -> pd.DataFrame:
+def measurements(window: Window, *, as_of: datetime, stations: Sequence[str] | None = None) -> pd.DataFrame:
     """PM2.5 of the hours of [start, end) that were over by `as_of`: station, hour (UTC), pm25_ug_m3 (µg/m³).
 
     Hours whose value is null are missing, and so are stations that GIOŚ does not list any more. No order promised.
@@ -79,11 +80,12 @@ def measurements(window: Window, *, as_of: datetime, stations: Sequence[str] = t
     parts, newest = [_nothing("pm25_ug_m3")], []
     with _client("gios", Services().gios_url) as gios:
         listed = _listed(gios)
-        for station in stations:
+        for station in stations or schema.STATIONS:
             if station not in listed:
                 continue  # closed: it is silent from now on, and that is what its rows say
             for sensor in _sensors(gios, listed[station]):
-                rows = list(_archived(gios, sensor, Window(window.start, min(window.end, as_of))))
+                older = window.start < as_of - NEWEST
+                rows = list(_archived(gios, sensor, Window(window.start, min(window.end, as_of)))) if older else []
                 if recent:
                     now = _recent(gios, sensor)
                     newest += [stamp for stamp, _ in now[1]] if now else []
@@ -142,7 +144,7 @@ def weather_forecasts(days: Window) -> pd.DataFrame:
     return found[(found["day"] >= days.start) & (found["day"] < days.end)]
 
 
-def air_quality_index(stations: Sequence[str] = tuple(STATIONS)) -> pd.DataFrame:
+def air_quality_index(stations: Sequence[str] | None = None) -> pd.DataFrame:
     """The US index of PM2.5 that AQICN gives for each station's place now: another quantity than a concentration.
 
     It has no column in the groups of this system, and nothing here makes one of the other: the index is of other hours,
@@ -161,8 +163,8 @@ def air_quality_index(stations: Sequence[str] = tuple(STATIONS)) -> pd.DataFrame
         )
     found = []
     with _client("aqicn", services.aqicn_url, {"token": services.aqicn_token}) as aqicn:
-        for station in stations:
-            place = STATIONS[station]
+        for station in stations or schema.STATIONS:
+            place = schema.STATIONS[station]
             answer = aqicn.get(f"feed/geo:{place.latitude};{place.longitude}/")
             body = answer.json()
             if not isinstance(body, dict) or body.get("status") != "ok":
@@ -185,7 +187,7 @@ def _client(service: str, url: str, secret: dict[str, SecretStr] | None = None) 
 
 
 def _places() -> dict[str, open_meteo.Place]:
-    return {code: open_meteo.Place(station.latitude, station.longitude) for code, station in STATIONS.items()}
+    return {code: open_meteo.Place(station.latitude, station.longitude) for code, station in schema.STATIONS.items()}
 
 
 # --- GIOŚ --------------------------------------------------------------------------------------------

@@ -198,7 +198,7 @@ PREDICTIONS = (
     Feature("model_version", "int", "Version of the registered model that forecast it."),
     Feature("city", "string", "Where the station is."),
     Feature("forecast_ug_m3", "double", "Mean PM2.5 that we expect.", unit=UNIT),
-    Feature("index", "string", "Category of the Polish air quality index for that concentration."),
+    Feature("polish_index", "string", "Category of the Polish air quality index for that concentration."),
     Feature("persistence_ug_m3", "double", "As in the 24 newest hours: what anybody can expect.", unit=UNIT),
     Feature("climatology_ug_m3", "double", "As in this month of other years; null where there are none.", unit=UNIT),
     Feature("forecast_temperature_c", "double", "The weather forecast that was used; null if none.", unit="°C"),

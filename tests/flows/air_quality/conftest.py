@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pandas as pd
 import pytest
 
-from flows.air_quality import live, schema
+from featurestore.times import Window
+from flows import registry
+from flows.air_quality import live, schema, simulator
 from flows.settings import Settings
 from tests.flows.stub_server import Reply, StubServer, serving
 
 WARSAW = ZoneInfo(schema.TIME_ZONE)
 CODES = list(schema.STATIONS)
+CITIES = {code: station.city for code, station in schema.STATIONS.items()}
 
 
 @contextmanager
@@ -62,6 +69,7 @@ MANUAL = {
 VALUES, ARCHIVE = "Lista danych pomiarowych", "Lista archiwalnych wyników pomiarów"
 
 
+@lru_cache  # asked for page after page
 def readings(station: str, first: datetime, last: datetime) -> list[dict[str, Any]]:
     """Values whose hours end in [first, last], newest first, in Warsaw time without zone; the newest is null."""
     hours = [last - timedelta(hours=n) for n in range((last - first) // timedelta(hours=1) + 1)]
@@ -86,7 +94,7 @@ class Gios:
         """The register, a station's sensors, its last days, its archive."""
         if path == "/station/findAll":
             rows: list[dict[str, Any]] = [
-                {"Identyfikator stacji": number, "Kod stacji": code, "Nazwa miasta": schema.STATIONS[code].city}
+                {"Identyfikator stacji": number, "Kod stacji": code, "Nazwa miasta": CITIES[code]}
                 for number, code in enumerate(CODES) if code not in self.closed
             ]  # fmt: skip
             return paged("Lista stacji pomiarowych", rows, query)
@@ -168,3 +176,86 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servic
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(live, "PER_SECOND", 1000.0)
         yield Services(tmp_path / "home", gios, server, weather, aqicn)
+
+
+# --- homes with simulated air ------------------------------------------------------------------------
+
+START, END = datetime(2025, 11, 15, tzinfo=UTC), datetime(2026, 4, 5, tzinfo=UTC)  # the clock goes forward on 29 March
+
+
+@pytest.fixture(scope="session")
+def features_of_twenty_weeks(prefect_api: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with twenty weeks of features, and last winter's daily means. Do not write to it: take `with_features`."""
+    from flows.air_quality.feature_pipeline import air_quality_features
+
+    home = tmp_path_factory.mktemp("air_quality")
+    with living_in(home), pytest.MonkeyPatch.context() as patch:
+        only_a_few_stations(patch)
+        air_quality_features(start=START - timedelta(days=380), end=START - timedelta(days=160))
+        air_quality_features(start=START, end=END)
+    return home
+
+
+def only_a_few_stations(patch: pytest.MonkeyPatch) -> None:
+    """Six stations are enough for what is tested of the pipelines."""
+    few = {code: schema.STATIONS[code] for code in CODES if code[:2] in ("Ld", "Mp", "Sl", "Wm", "Zp")}
+    patch.setattr(schema, "STATIONS", few)
+    made = simulator.measurements
+
+    def measurements(window: Window, *, as_of: datetime, trouble: simulator.Trouble | None = None) -> pd.DataFrame:
+        return made(window, as_of=as_of, stations=list(few), trouble=trouble)
+
+    patch.setattr(simulator, "measurements", measurements)
+
+
+@pytest.fixture
+def empty(prefect_api: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """A home with nothing in it."""
+    only_a_few_stations(monkeypatch)
+    with living_in(tmp_path / "home") as settings:
+        yield settings
+
+
+@pytest.fixture
+def with_features(
+    features_of_twenty_weeks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
+    """A copy of the home with features."""
+    only_a_few_stations(monkeypatch)
+    home = Path(shutil.copytree(features_of_twenty_weeks, tmp_path / "home"))
+    with living_in(home) as settings:
+        yield settings
+
+
+@contextmanager
+def training_in_a_hurry() -> Iterator[None]:
+    """One trial, few trees, a short test: what is tested is the pipeline, not the model."""
+    from flows.air_quality import modelling
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modelling, "SEARCH", replace(modelling.SEARCH, trials=1, rows=2_000))
+        patch.setattr(
+            modelling, "XGBOOST", {**modelling.XGBOOST, "learning_rate": 0.2, "n_estimators": 60, "n_jobs": 1}
+        )
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained_once(features_of_twenty_weeks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a champion. Models know their folder, so it is used where it is, and not copied."""
+    from flows.air_quality.training_pipeline import air_quality_training
+
+    home = Path(shutil.copytree(features_of_twenty_weeks, tmp_path_factory.mktemp("trained") / "home"))
+    with living_in(home) as settings, training_in_a_hurry():
+        number = air_quality_training(end=END)
+        registry.bootstrap(settings)
+        # Few trees from one winter need not pass the gate; the tests of inference need a champion all the same.
+        registry.promote(registry.version(schema.MODEL, number), why="the tests of inference need a champion")
+    return home
+
+
+@pytest.fixture
+def with_champion(trained_once: Path) -> Iterator[Settings]:
+    """The home with a champion; what one test writes there, the next one finds."""
+    with living_in(trained_once) as settings, training_in_a_hurry():
+        yield settings

@@ -245,7 +245,7 @@ def test_window_is_read_again_from_what_was_kept_with_the_network_off(
     pd.testing.assert_frame_equal(measured(), first)
     assert len(services.server.asked) == asked
     with pytest.raises(NotFound, match="No answer of gios"):
-        measured(Window(DAY.start - timedelta(days=1), DAY.end))
+        measured(Window(DAY.start - timedelta(days=5), DAY.end))
 
 
 def test_correction_replaces_what_was_read_before(services: Services) -> None:
