@@ -128,7 +128,7 @@ MODEL_FEATURES = [name for name in columns(FEATURES) if name not in ("symbol", "
 BARS_RULES: Suite = {
     "name": "stock_bars",
     "expectations": [
-        *never_null(*columns(BARS)),
+        *never_null("open", "high", "low", "close", "volume", "split"),
         between("low", 0.0001, None),
         # No listed share but Berkshire's has ever cost so much: what is above is in cents or in another currency.
         between("high", None, 1_000_000),
@@ -166,7 +166,7 @@ FEATURES_RULES: Suite = {
 OUTCOMES_RULES: Suite = {
     "name": "stock_outcomes",
     "expectations": [
-        *never_null(*columns(OUTCOMES)),
+        *never_null("next_return", "next_up", "next_close", "known_at"),
         between("next_return", -0.5, 1.0),
         in_set("next_up", [0, 1]),
         later("known_at", than="closed_at"),
@@ -176,7 +176,9 @@ OUTCOMES_RULES: Suite = {
 PREDICTIONS_RULES: Suite = {
     "name": "stock_predictions",
     "expectations": [
-        *never_null(*(name for name in columns(PREDICTIONS) if name != "probability_up")),
+        *never_null(
+            "target_at", "forecast_return", "forecast_close", "baseline_close", "degraded", "why", "backfilled"
+        ),
         between("forecast_return", -0.5, 0.5),
         between("forecast_close", 0.0001, None),
         between("probability_up", 0, 1),

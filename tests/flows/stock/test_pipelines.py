@@ -164,30 +164,24 @@ def live_evening(services: Services, month: int, number: int, **window: datetime
         return stock_features(**window)
 
 
-def test_answer_of_yesterday_is_waited_for_and_the_next_run_has_both_days(
+def test_answer_of_yesterday_is_waited_for_and_a_bar_that_never_comes_is_a_gap_in_the_end(
     services: Services, prefect_api: None
 ) -> None:
-    """Nothing is committed beyond the day that is missing, so nothing is lost."""
+    """Nothing is committed beyond the day that is missing, so nothing is lost; a bar after a gap ends the waiting."""
     live_evening(services, 7, 7, start=midnight(7, 1))
     services.yahoo.lagging.add(date(2026, 7, 8))
     assert live_evening(services, 7, 8) == 0
     assert days_of(Settings())[-1] == "2026-07-07"
     services.yahoo.lagging.clear()
-    with windows.frozen(evening(7, 8) + timedelta(hours=3)):
-        services.yahoo.now = evening(7, 8) + timedelta(hours=3)
-        assert stock_features() > 0
-    assert days_of(Settings())[-1] == "2026-07-08"
-
-
-def test_day_whose_bar_never_comes_is_given_up_after_days_and_is_a_gap(services: Services, prefect_api: None) -> None:
-    live_evening(services, 7, 7, start=midnight(7, 1))
-    services.yahoo.missing.add(date(2026, 7, 8))
-    assert live_evening(services, 7, 8) == 0
+    services.yahoo.missing.add(date(2026, 7, 9))
     assert live_evening(services, 7, 9) > 0
+    assert days_of(Settings())[-1] == "2026-07-08"
+    assert live_evening(services, 7, 10) > 0
     rows = rows_of(Settings(), schema.FEATURES_GROUP).set_index("day")
-    assert "2026-07-08" not in rows.index
-    assert np.isnan(rows.loc["2026-07-09", "return_1d"])
-    assert "2026-07-07" not in days_of(Settings(), schema.OUTCOMES_GROUP)
+    assert rows.index.max() == "2026-07-10"
+    assert "2026-07-09" not in rows.index
+    assert np.isnan(rows.loc["2026-07-10", "return_1d"])
+    assert "2026-07-08" not in days_of(Settings(), schema.OUTCOMES_GROUP)
 
 
 def test_service_down_or_refusing_writes_nothing_and_the_next_run_covers_the_window(
@@ -395,6 +389,11 @@ def test_promoted_models_forecast_what_follows_and_what_was_said_stays_said(with
         absurd = spoilt.assign(**{schema.SCALE: 1e6})
         with pytest.raises(InvalidData, match="in a day"):
             inference_pipeline.forecast.fn(champions, closes, absurd, of_direction, midnight(3, 12))
+
+        challenger = registry.version(schema.RETURN_MODEL, stock_training(end=END, force=True))
+        assert challenger.version == 2
+        assert "better than the champion on the newest stretch" in challenger.tags["decision_why"]
+        assert registry.champion(schema.RETURN_MODEL) == registry.version(schema.RETURN_MODEL, 1)
     finally:
         client = registry._client()
         for name in (schema.RETURN_MODEL, schema.DIRECTION_MODEL):
