@@ -6,14 +6,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -24,6 +24,7 @@ from flows import windows
 if TYPE_CHECKING:
     import httpx
 
+T = TypeVar("T")
 USER_AGENT = "triptych/0.1 (machine learning pipelines; asks politely)"
 HIDDEN = b"***"
 
@@ -208,9 +209,12 @@ class Client:
             are nowhere else: not in URLs that are logged, not in messages, not in what is kept. A redirect to another
             host does not get them.
         bearer: a token for the header `Authorization: Bearer ...`, guarded in the same way.
+        sign_in: gives such a token where one has to be asked for first, such as `client_credentials`: called before the
+            first request, and once more when the service no longer takes the token (HTTP 401).
         per_second: requests a second; the next one waits.
         as_browser: shake hands and name ourselves as a browser does: some services refuse all others by that. Nothing
             else changes: as few requests, as patient.
+        user_agent: how we name ourselves where a service wants a name of its own for each client.
         settings: default: the environment's.
     """
 
@@ -222,8 +226,10 @@ class Client:
         bronze: Bronze,
         secret: Mapping[str, SecretStr] | None = None,
         bearer: SecretStr | None = None,
+        sign_in: Callable[[], SecretStr] | None = None,
         per_second: float = 2.0,
         as_browser: bool = False,
+        user_agent: str = USER_AGENT,
         settings: HttpSettings | None = None,
     ) -> None:
         import httpx
@@ -233,17 +239,21 @@ class Client:
         self.settings = settings or HttpSettings()
         self._bronze = bronze
         query = {name: value.get_secret_value() for name, value in (secret or {}).items()}
-        token = "" if bearer is None else bearer.get_secret_value()
-        self._hidden = [value for value in (*query.values(), token) if value]
+        self._token = "" if bearer is None else bearer.get_secret_value()
+        self._sign_in = sign_in
+        self._hidden = [value for value in (*query.values(), self._token) if value]
         self._pause_seconds = 1 / per_second
         self._free_at = 0.0
         self._lock = Lock()
         self._http = httpx.Client(
             transport=_joining(
-                query, token, httpx.URL(self.base_url), _browser() if as_browser else httpx.HTTPTransport()
+                query,
+                lambda: self._token,
+                httpx.URL(self.base_url),
+                _browser() if as_browser else httpx.HTTPTransport(),
             ),
             timeout=self.settings.timeout_seconds,
-            headers={"User-Agent": USER_AGENT},
+            headers={"User-Agent": user_agent},
             follow_redirects=True,
         )
 
@@ -269,29 +279,29 @@ class Client:
             RequestRefused: any other HTTP 4xx; not tried again.
             NotFound: replaying, and this was never answered.
         """
-        import stamina
-
         url = f"{self.base_url}/{path.lstrip('/')}"
         asked = {name: str(value) for name, value in (params or {}).items() if value is not None}
         if self.settings.replay:
             answer = self._bronze.newest(self.service, url, asked)
             _refuse_for_good(answer)
             return answer
-        found = None
-        for attempt in stamina.retry_context(
-            on=self._pause_after,
-            attempts=self.settings.attempts,
-            timeout=self.settings.patience_seconds,
-            wait_max=self.settings.longest_pause_seconds,
-            wait_initial=min(0.5, self.settings.longest_pause_seconds),
-            wait_jitter=min(1.0, self.settings.longest_pause_seconds),
-        ):
-            with attempt:
-                found = self._ask(url, asked)
-        assert found is not None  # the loop ends with an answer or by raising
-        return found
+        return _patiently(lambda: self._ask(url, asked), self.settings)
 
     def _ask(self, url: str, params: Mapping[str, str]) -> Answer:
+        if self._sign_in is not None and not self._token:
+            self._renew_token(self._sign_in)
+        answer, response = self._once(url, params)
+        if response.status_code == 401 and self._sign_in is not None:  # tokens expire, also between two pages
+            self._renew_token(self._sign_in)
+            answer, response = self._once(url, params)
+        _check(answer, response, self.settings)
+        return answer
+
+    def _renew_token(self, sign_in: Callable[[], SecretStr]) -> None:
+        self._token = sign_in().get_secret_value()
+        self._hidden.append(self._token)
+
+    def _once(self, url: str, params: Mapping[str, str]) -> tuple[Answer, httpx.Response]:
         import httpx
 
         self._wait_for_turn()
@@ -300,50 +310,33 @@ class Client:
             response = self._http.get(url, params=params)
         except httpx.TransportError as error:
             # `from None`: the cause is told in words, and a chain of library frames would hold the wire's request.
-            raise ServiceUnavailable(
-                f"{self.service} at {url} does not answer: {self._clean(str(error) or type(error).__name__)}. "
-                f"{self.settings.attempts} attempts of {self.settings.timeout_seconds:g} s each. Run again later: "
-                "nothing was written, and the next run covers this window too."
-            ) from None
+            said = self._clean(str(error) or type(error).__name__)
+            raise _silent(self.service, url, said, self.settings) from None
         content = self._clean_bytes(response.content)
         answer = Answer(self.service, url, params, response.status_code, content, asked_at)
         self._bronze.keep(answer)
-        self._check(answer, response)
-        return answer
+        self._heed(response)
+        return answer, response
 
-    def _check(self, answer: Answer, response: httpx.Response) -> None:
-        status, said = answer.status, _beginning(answer.content)
-        if status == 429:
-            wait = _retry_after_seconds(response.headers.get("Retry-After"), answer.asked_at)
-            asks = "later" if wait is None else f"in {wait:.0f} s"
-            raise TooManyRequests(
-                f"{answer} was asked too often (HTTP 429) and wants us back {asks}; we wait up to "
-                f"{self.settings.patience_seconds:g} s (TRIPTYCH_HTTP_PATIENCE_SECONDS). The next scheduled run covers "
-                "this window too.",
-                wait,
-            )
-        if status >= 500:
-            raise ServiceUnavailable(f"{answer} failed by itself (HTTP {status}, {said}). Run again later.")
-        if status in (401, 403):
-            raise RequestRefused(
-                f"{answer} refuses our key or has none (HTTP {status}, {said}). Check the service's API key in the "
-                "environment.",
-                status,
-                answer.content,
-            )
-        _refuse_for_good(answer)
-
-    def _pause_after(self, error: Exception) -> bool | float:
-        """Whether another attempt may help, and how long the service asks us to wait before."""
-        if isinstance(error, TooManyRequests) and error.retry_after_seconds is not None:
-            wait = error.retry_after_seconds
-            return wait if wait <= self.settings.patience_seconds else False
-        return isinstance(error, ServiceUnavailable)
+    def _heed(self, response: httpx.Response) -> None:
+        """Wait with the next request when the service says that this was the last one for now."""
+        left = _number(response.headers.get("x-ratelimit-remaining"))
+        reset_seconds = _number(response.headers.get("x-ratelimit-reset"))
+        if left is not None and left < 1 and reset_seconds is not None:
+            with self._lock:
+                self._free_at = max(self._free_at, time.monotonic() + reset_seconds)
 
     def _wait_for_turn(self) -> None:
         with self._lock:
             now = time.monotonic()
             turn = max(now, self._free_at)
+            if turn - now > self.settings.patience_seconds:
+                raise TooManyRequests(
+                    f"{self.service} has no more requests for us for {turn - now:.0f} s; we wait up to "
+                    f"{self.settings.patience_seconds:g} s (TRIPTYCH_HTTP_PATIENCE_SECONDS). The next scheduled run "
+                    "covers this window too.",
+                    turn - now,
+                )
             self._free_at = turn + self._pause_seconds
         time.sleep(turn - now)
 
@@ -357,8 +350,110 @@ class Client:
         return content
 
 
+def client_credentials(
+    service: str,
+    *,
+    url: str,
+    client_id: str,
+    client_secret: SecretStr,
+    user_agent: str = USER_AGENT,
+    settings: HttpSettings | None = None,
+) -> SecretStr:
+    """An access token by OAuth's client credentials: POST with the id and the secret as HTTP Basic.
+
+    The answer holds a secret, so it is kept nowhere and no message quotes it.
+
+    Raises:
+        ServiceUnavailable: down, slow, or HTTP 5xx, after all attempts.
+        TooManyRequests: HTTP 429 until patience ended, or for longer than patience.
+        RequestRefused: id or secret are wrong, or any other HTTP 4xx.
+        UnexpectedAnswer: an answer without a token; the message has the names in it, never the values.
+    """
+    import httpx
+
+    chosen = settings or HttpSettings()
+
+    def ask() -> SecretStr:
+        asked_at = windows.now()
+        try:
+            response = httpx.post(
+                url, data={"grant_type": "client_credentials"}, auth=(client_id, client_secret.get_secret_value()),
+                headers={"User-Agent": user_agent}, timeout=chosen.timeout_seconds,
+            )  # fmt: skip
+        except httpx.TransportError as error:
+            raise _silent(service, url, type(error).__name__, chosen) from None
+        _check(Answer(service, url, {}, response.status_code, b"(not shown)", asked_at), response, chosen)
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+        token = body.get("access_token") if isinstance(body, dict) else None
+        if not isinstance(token, str) or not token:
+            held = sorted(body) if isinstance(body, dict) else "no object"
+            raise UnexpectedAnswer(
+                f"{service} {url} gave no access_token but {held}. Check client id, secret and base URL."
+            )
+        return SecretStr(token)
+
+    return _patiently(ask, chosen)
+
+
+def _patiently(ask: Callable[[], T], settings: HttpSettings) -> T:
+    """What asking gives, tried again while that may help."""
+    import stamina
+
+    def pause_after(error: Exception) -> bool | float:
+        # Whether another attempt may help, and how long the service asks us to wait before.
+        if isinstance(error, TooManyRequests) and error.retry_after_seconds is not None:
+            wait = error.retry_after_seconds
+            return wait if wait <= settings.patience_seconds else False
+        return isinstance(error, ServiceUnavailable)
+
+    for attempt in stamina.retry_context(
+        on=pause_after,
+        attempts=settings.attempts,
+        timeout=settings.patience_seconds,
+        wait_max=settings.longest_pause_seconds,
+        wait_initial=min(0.5, settings.longest_pause_seconds),
+        wait_jitter=min(1.0, settings.longest_pause_seconds),
+    ):
+        with attempt:
+            return ask()
+    raise AssertionError("the loop ends with an answer or by raising")
+
+
+def _silent(service: str, url: str, said: str, settings: HttpSettings) -> ServiceUnavailable:
+    return ServiceUnavailable(
+        f"{service} at {url} does not answer: {said}. {settings.attempts} attempts of {settings.timeout_seconds:g} s "
+        "each. Run again later: nothing was written, and the next run covers this window too."
+    )
+
+
+def _check(answer: Answer, response: httpx.Response, settings: HttpSettings) -> None:
+    status, said = answer.status, _beginning(answer.content)
+    if status == 429:
+        wait = _retry_after_seconds(response.headers.get("Retry-After"), answer.asked_at)
+        asks = "later" if wait is None else f"in {wait:.0f} s"
+        raise TooManyRequests(
+            f"{answer} was asked too often (HTTP 429) and wants us back {asks}; we wait up to "
+            f"{settings.patience_seconds:g} s (TRIPTYCH_HTTP_PATIENCE_SECONDS). The next scheduled run covers "
+            "this window too.",
+            wait,
+        )
+    if status >= 500:
+        raise ServiceUnavailable(f"{answer} failed by itself (HTTP {status}, {said}). Run again later.")
+    if status in (401, 403):
+        raise RequestRefused(
+            f"{answer} refuses our key or has none (HTTP {status}, {said}). Check the service's API key in the "
+            "environment.",
+            status,
+            answer.content,
+        )
+    _refuse_for_good(answer)
+
+
 def _joining(
-    query: Mapping[str, str], token: str, base: httpx.URL, transport: httpx.BaseTransport
+    query: Mapping[str, str], token: Callable[[], str], base: httpx.URL, transport: httpx.BaseTransport
 ) -> httpx.BaseTransport:
     """A transport that adds secrets below everything that logs: httpx writes the URL of each request it is given."""
     import httpx
@@ -367,7 +462,9 @@ def _joining(
         def handle_request(self, request: httpx.Request) -> httpx.Response:
             if (request.url.scheme, request.url.netloc) == (base.scheme, base.netloc):  # else we were sent elsewhere
                 url = request.url.copy_merge_params(query) if query else request.url
-                headers = [*request.headers.raw, *([(b"Authorization", b"Bearer " + token.encode())] if token else [])]
+                bearer = token()
+                given = [(b"Authorization", b"Bearer " + bearer.encode())] if bearer else []
+                headers = [*request.headers.raw, *given]
                 request = httpx.Request(
                     request.method, url, headers=headers, stream=request.stream, extensions=request.extensions
                 )
@@ -437,6 +534,18 @@ def _retry_after_seconds(header: str | None, now: datetime) -> float | None:
     try:
         return max(0.0, (parsedate_to_datetime(header) - now).total_seconds())
     except (TypeError, ValueError):  # neither form: as if it had said nothing
+        return None
+
+
+def _number(header: str | None) -> float | None:
+    """A header's number, such as "598.0"; None where it is none.
+
+    >>> _number("598.0"), _number("many"), _number(None)
+    (598.0, None, None)
+    """
+    try:
+        return None if header is None else float(header)
+    except ValueError:
         return None
 
 

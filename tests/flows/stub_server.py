@@ -61,6 +61,7 @@ class StubServer:
     troubles: deque[Reply] = field(default_factory=deque)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
+    posted: list[bytes] = field(default_factory=list)
 
     def answer(self, path: str, query: dict[str, str]) -> Reply:
         """The next trouble, else the route's reply, else 404."""
@@ -117,6 +118,12 @@ class _Handler(BaseHTTPRequestHandler):
             pass
         if reply.promised:
             self.close_connection = True
+
+    def do_POST(self) -> None:
+        """Keep what was sent, and answer as to GET."""
+        length = int(self.headers.get("Content-Length", 0))
+        self.server.stub.posted.append(self.rfile.read(length))  # type: ignore[attr-defined]
+        self.do_GET()
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
