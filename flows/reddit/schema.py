@@ -29,7 +29,6 @@ AUTHORS_GROUP = "reddit_author_history"
 SUBREDDITS_GROUP = "reddit_subreddit_statistics"
 OUTCOMES_GROUP = "reddit_outcomes"
 PREDICTIONS_GROUP = "reddit_predictions"
-EMBEDDINGS_GROUP = "reddit_title_embeddings"
 
 VIEW = "reddit_posts_before_posting"
 
@@ -137,7 +136,10 @@ NEVER_FEATURES = {"post_id", "created", "known_at", "subreddit", "author"}
 
 SPINE_FEATURES = [name for name in columns(POSTS) if name not in NEVER_FEATURES]
 AUTHOR_FEATURES = [name for name in columns(AUTHORS) if name not in NEVER_FEATURES]
-SUBREDDIT_FEATURES = [name for name in columns(SUBREDDITS) if name not in NEVER_FEATURES]
+SUBREDDIT_FEATURES = [
+    name for name in columns(SUBREDDITS) if name not in NEVER_FEATURES and not name.startswith("subreddit_posts_")
+]
+"""Without the counts: they tell how much of a subreddit a source has caught, more than how busy it is."""
 
 BASELINES: Mapping[Target, str] = {
     "likes": "subreddit_median_log_likes_30d",

@@ -1,8 +1,8 @@
 """Made-up posts in made-up subreddits, from a seed alone: what is liked can partly be learned, as in the real ones.
 
-What a post gets depends on its subreddit, its author's talent, its hour, its length, whether it asks and how it feels;
-the most of it is luck. Every random number is made from the seed, the hour and the post's place in it, so any window
-has the same rows whatever was asked before.
+What a post gets depends on its author's talent and its length, and on what its subreddit likes: the hour, questions,
+and cheerful posts or complaints. The rest is luck. Every random number is made from the seed, the hour and the post's
+place in it, so any window has the same rows whatever was asked before.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ SUBREDDITS = (
 LEVEL = np.array([1.2, 2.4, 0.8, 1.9, 2.2, 1.0, 2.9, 1.5, 1.7])
 """The mean log1p(likes) of each."""
 
+TASTE = np.array([0.8, -0.8, 0.8, 0.8, -0.8, 0.0, 0.8, -0.8, 0.6])
+"""How much each likes a cheerful post more than a plain one; some like complaints."""
+
 PER_HOUR = np.array([0.30, 0.22, 0.40, 0.15, 0.15, 0.20, 0.25, 0.20, 0.15])
 """Posts an hour in each, on average; at most `MOST`."""
 
@@ -58,7 +61,7 @@ class Trouble:
         without_ratio_share: share of outcomes that come without an upvote ratio.
         missing_share: share of outcomes that are never told: the post is gone.
         outages: windows in which nothing was posted.
-        drift_from: from then on the mood has changed: what was liked for being cheerful no longer is.
+        drift_from: from then on tastes have turned: where cheerful posts were liked, complaints are.
         renamed: name by name: subreddits whose name changes for good at `drift_from`, as a changed schema would.
     """
 
@@ -111,7 +114,7 @@ def outcomes(window: Window, *, trouble: Trouble | None = None, seed: int = SEED
     made = made.only(uniform(seed, 33, made.place, made.hour) >= trouble.missing_share)
     worth = _worth(made, trouble, seed)
     log_likes = np.maximum(worth + 0.95 * normal(seed, 21, made.place, made.hour), 0.0)
-    liked = 1.7 + 0.45 * (worth - 1.8) + 0.8 * normal(seed, 22, made.place, made.hour)
+    liked = 1.7 + 0.9 * (worth - 1.8) + 0.5 * normal(seed, 22, made.place, made.hour)
     ratio = np.round(0.35 + 0.65 / (1 + np.exp(-liked)), 2)
     untold = uniform(seed, 34, made.place, made.hour) < trouble.without_ratio_share
     keys = _keys(made, trouble, seed)
@@ -169,9 +172,10 @@ def _worth(made: _Made, trouble: Trouble, seed: int) -> Floats:
         mood = np.where(made.created >= _micros(trouble.drift_from), -mood, mood)
     words = 8 + made.draws[:, 2] * 80
     length = 0.5 - ((np.log(words) - np.log(45)) ** 2) * 0.6
-    of_day = 0.35 * np.sin((made.hour % 24 - 9) / 24 * 2 * np.pi)
-    asks = np.where(_asks(made), np.where(made.code % 2 == 0, 0.5, -0.3), 0.0)
-    return np.asarray(LEVEL[made.code] + talent + 0.45 * mood + length + of_day + asks)
+    # What one subreddit likes another does not: taste, hour and questions each depend on where it is posted.
+    of_day = 0.45 * np.sin((made.hour % 24 - 9 - 5 * (made.code % 3)) / 24 * 2 * np.pi)
+    asks = np.where(_asks(made), np.where(made.code % 2 == 0, 0.9, -0.9), 0.0)
+    return np.asarray(LEVEL[made.code] + talent + TASTE[made.code] * mood + length + of_day + asks)
 
 
 def _asks(made: _Made) -> Flags:

@@ -1,0 +1,420 @@
+"""The reddit system's inference pipeline: what each day's new posts will get, and what a draft would get.
+
+Both take everything from the registered models: weights, bands, the view they were trained on and the training dataset
+whose transformations they know. A prediction once made is never changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from prefect import flow, get_run_logger, task
+
+import featurestore
+from featurestore.errors import InvalidData
+from featurestore.times import Window
+from flows import command_line, events, explaining, registry, retries, rules, serving, windows
+from flows.reddit import modelling, schema
+from flows.reddit.schema import Target
+from flows.settings import Settings
+from flows.writing import write
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from featurestore import Commit, FeatureGroup, FeatureStore
+
+
+FIRST_WINDOW = schema.LABEL_DELAY
+"""What the first run predicts: the posts whose votes have not settled yet."""
+
+HINDCAST = timedelta(days=28)
+"""Over which posts the summary says what predictions were worth."""
+
+EXPIRES_AFTER = timedelta(days=10)
+"""Votes still unknown this long after the post are not waited for: it is gone, or nobody looked."""
+
+SYSTEM = "reddit"
+KEY = ["post_id", "target", "model_version", "created"]
+
+
+@flow(name="reddit-inference")
+def reddit_inference(start: datetime | None = None, end: datetime | None = None) -> int:
+    """Predict both targets of the posts of [start, end) with the champions and write them; return the rows written.
+
+    Without start it goes on where the last predictions ended, without end it goes to the newest features. What the same
+    version has predicted before stays as it is.
+    """
+    settings = Settings()
+    fs = featurestore.connect(home=settings.store_home)
+    registry.bootstrap(settings)
+    models = champions()
+    predictions_fg = predictions_group(fs)
+    made_at = windows.scheduled_time()
+    window = serving.window_to_predict(
+        fs.get_feature_group(schema.POSTS_GROUP, schema.VERSION), predictions_fg, start, end,
+        first_window=FIRST_WINDOW, system=SYSTEM,
+    )  # fmt: skip
+    commit, rows = None, None
+    if window is None:
+        get_run_logger().info("Skipped: there are no posts newer than the predictions.")
+    else:
+        rows = predict_all(fs, models, window, made_at)
+        commit = write(predictions_fg, serving.not_yet_made(predictions_fg, rows, window, KEY), window)
+    worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
+    events.summary_artifact("reddit-inference-summary", [summary(models, window, commit, rows, worth)])
+    return 0 if commit is None else commit.rows_written
+
+
+def champions() -> dict[Target, registry.ModelVersion]:
+    """The champion of each target that has one: a target whose model has not passed the gate is not predicted.
+
+    Raises:
+        NotFound: no target has one.
+    """
+    found = {target: registry.champion(name) for target, name in schema.MODELS.items()}
+    known = {target: model for target, model in found.items() if model is not None}
+    if not known:
+        registry.require_champion(schema.MODELS["likes"], trained_by=serving.trained_by(SYSTEM))
+    return known
+
+
+def predictions_group(fs: FeatureStore) -> FeatureGroup:
+    """The group of predictions; made where it is not there yet."""
+    return fs.get_or_create_feature_group(
+        name=schema.PREDICTIONS_GROUP, version=schema.VERSION,
+        description="Likes and upvote ratio of each post as each model version predicted them.",
+        primary_key=["post_id", "target", "model_version"], event_time="created", online_enabled=False,
+        features=list(schema.PREDICTIONS), expectation_suite=schema.PREDICTIONS_RULES, tags={"system": "reddit"},
+    )  # fmt: skip
+
+
+def predict_all(
+    fs: FeatureStore, models: Mapping[Target, registry.ModelVersion], window: Window, made_at: datetime
+) -> pd.DataFrame:
+    """The rows of the group of predictions for all targets, each by its own model's view."""
+    import pandas as pd
+
+    parts = [predict(target, model, serving.read_batch(fs, model, window), made_at) for target, model in models.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+@task(task_run_name="predict {target}", **retries.COMPUTING)
+def predict(target: Target, model: registry.ModelVersion, batch: pd.DataFrame, made_at: datetime) -> pd.DataFrame:
+    """The rows of the group of predictions of one target: one for each post of the batch.
+
+    Raises:
+        InvalidData: the model gives no number; nothing is published then.
+    """
+    loaded = registry.load(model)
+    output = loaded.score(batch).astype("float64")
+    if (output != output).any():
+        raise InvalidData(f"{model} gives no number for {int((output != output).sum())} of {len(output)} posts.")
+    predicted, low, high = band(target, model, output)
+    why = ["; ".join(unknowns(row)) for row in batch.to_dict("records")]
+    lineage = model.lineage
+    rows = batch[["post_id", "created"]].assign(
+        target=target,
+        model_version=model.version,
+        known_at=batch["created"] + schema.LABEL_DELAY,
+        predicted=predicted,
+        low=low,
+        high=high,
+        baseline=modelling.baseline_shown(target, batch[schema.BASELINES[target]].astype("float64")),
+        degraded=[text != "" for text in why],
+        why=why,
+        reasons=explaining.reasons_of(loaded, batch),
+        feature_view=f"{lineage.feature_view}@{lineage.feature_view_version}",
+        training_dataset_version=lineage.training_dataset_version,
+        made_at=made_at,
+    )
+    rows = rows.assign(backfilled=rows["made_at"] > rows["known_at"])
+    return rows[rules.columns(schema.PREDICTIONS)]
+
+
+def band(target: Target, model: registry.ModelVersion, output: Any) -> tuple[Any, Any, Any]:
+    """Prediction, low and high in the target's own unit; the prediction is never outside of its band."""
+    import numpy as np
+
+    low, high = modelling.Bands.from_metrics(model.metrics).around(output)
+    predicted, low, high = (modelling.shown(target, each) for each in (output, low, high))
+    return predicted, np.minimum(low, predicted), np.maximum(high, predicted)
+
+
+def unknowns(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a prediction had to do without, in words.
+
+    Args:
+        row: the model's features by name.
+
+    >>> unknowns({"community": None, "body_words": 0})
+    ('the subreddit was not in training', 'nothing of the subreddit has settled in the last 30 days')
+    """
+    from flows.reddit.features import FOREIGN
+
+    found = []
+    community = row.get("community")
+    if _missing(community) or float(community) < 0:  # type: ignore[arg-type]  # how the encoder says "unseen"
+        found.append("the subreddit was not in training")
+    if _missing(row.get("subreddit_median_log_likes_30d")):
+        found.append(f"nothing of the subreddit has settled in the last {schema.SUBREDDIT_TTL.days} days")
+    if _missing(row.get("body_words")):
+        found.append("the body was removed or edited before it was read")
+    share = row.get("foreign_letters_share")
+    if not _missing(share) and float(share) > FOREIGN:  # type: ignore[arg-type]
+        found.append("the text does not look English: its sentiment is not known")
+    return tuple(found)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value
+
+
+# --- what predictions were worth ---------------------------------------------------------------------
+
+
+@task(task_run_name="hindcast", **retries.READING)
+def hindcast(fs: FeatureStore, predictions_fg: FeatureGroup, until: datetime, now: datetime) -> dict[str, Any]:
+    """What the predictions of the last four weeks were worth, beside the subreddit's median on the same posts."""
+    import pandas as pd
+
+    start = until - HINDCAST
+    predictions = predictions_fg.read(start_time=start, end_time=until)
+    truths = fs.get_feature_group(schema.OUTCOMES_GROUP, schema.VERSION).read(start_time=start, end_time=until)
+    found: dict[str, Any] = {}
+    for target in schema.TARGETS:
+        mine = predictions[predictions["target"] == target].reset_index(drop=True)
+        found |= {f"{target}_{name}": value for name, value in worth(target, mine, truths, pd.Timestamp(now)).items()}
+    return found
+
+
+def worth(target: Target, predictions: pd.DataFrame, truths: pd.DataFrame, now: pd.Timestamp) -> dict[str, Any]:
+    """The order and the errors of one target's matured predictions, beside the subreddit's median on the same posts.
+
+    Args:
+        predictions: rows of that target of the group of predictions.
+        truths: rows of the group of outcomes.
+    Returns:
+        `errors_of` says what was measured: predictions made before the votes settled; or, only where there is none of
+        them, rows computed later, which make no hindcast but a backtest. Then counts by state; Spearman and mean
+        absolute error (of log1p(likes), or of the ratio) of both, and the share of truths within their bands; null
+        where there is nothing to measure on.
+    """
+    from flows import hindcasting, regression
+    from flows.reddit import ranking
+
+    joined = hindcasting.with_truth(
+        predictions, truths, key=["post_id"], truth=target, target_time="created", at=now, expires_after=EXPIRES_AFTER
+    )
+    judged = hindcasting.judged(joined)
+    rows = judged.matured("baseline")
+    found: dict[str, Any] = {"errors_of": judged.kind, **judged.states(), "rows_measured": len(rows)}
+    names = {"spearman": "predicted", "baseline_spearman": "baseline"}
+    if len(rows) < 2:
+        return found | dict.fromkeys([*names, "mae", "baseline_mae", "band_coverage"])
+    truth, predicted, baseline = (
+        modelling.on_label_scale(target, rows[name].to_numpy("float64")) for name in (target, "predicted", "baseline")
+    )
+    return found | {
+        **{name: ranking.spearman(truth, rows[column]) for name, column in names.items()},
+        "mae": regression.mae(truth, predicted),
+        "baseline_mae": regression.mae(truth, baseline),
+        "band_coverage": modelling.covered(
+            *(rows[column].to_numpy("float64") for column in (target, "low", "high"))
+        ),
+    }  # fmt: skip
+
+
+def summary(
+    models: Mapping[Target, registry.ModelVersion],
+    window: Window | None,
+    commit: Commit | None,
+    rows: pd.DataFrame | None,
+    worth: dict[str, Any],
+) -> dict[str, Any]:
+    """What the run did, as the one row of its summary."""
+    return {
+        "window": "nothing new" if window is None else str(window),
+        "rows_written": 0 if commit is None else commit.rows_written,
+        "rows_degraded": 0 if rows is None else int(rows["degraded"].sum()),
+        "rows_backfilled": 0 if rows is None else int(rows["backfilled"].sum()),
+        **{
+            f"{target}_model_version": models[target].version if target in models else None for target in schema.TARGETS
+        },
+        **worth,
+    }
+
+
+# --- a draft -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a draft would get, in the target's own unit: eight of ten such posts lie between low and high.
+
+    `baseline` is the subreddit's median of the last 30 days (None without any); `reasons` say what each feature added
+    on the scale that the model learns: log1p(likes), or ratio ** 10.
+    """
+
+    value: float
+    low: float
+    high: float
+    baseline: float | None
+    model_version: int
+    reasons: tuple[explaining.Reason, ...]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A change of the draft, in words, and the likes that the model expects with it. Correlation, not a promise."""
+
+    text: str
+    likes: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one draft; an estimate is None where no model of that target has passed the gate yet.
+
+    `degraded` says that something was not known, and `why` what.
+    """
+
+    likes: Estimate | None
+    upvote_ratio: Estimate | None
+    advice: tuple[Advice, ...]
+    degraded: bool
+    why: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Served:
+    """A champion and what it needs to answer: its view, the names of its vector, its weights."""
+
+    model: registry.ModelVersion
+    loaded: registry.LoadedModel
+    view: Any
+
+    def values(self, draft: Mapping[str, Any], computed: Mapping[str, Any], author: str | None) -> dict[str, Any]:
+        vector = self.view.get_feature_vector(
+            {key: {"author": author, "subreddit": draft["subreddit"]}.get(key) for key in self.view.serving_keys},
+            passed_features=dict(computed),
+            allow_missing=True,
+        )
+        return dict(zip(self.view.feature_names, vector, strict=True))
+
+
+class Predictor:
+    """Answers for one draft at a time with the models that were champions when it was made.
+
+    Args:
+        versions: by target, to serve instead of the champions, such as for comparing two.
+        settings: where store and registry are; default the environment's.
+        reasons: how many features an estimate names; the default is all of them.
+    Raises:
+        NotFound: no champion yet, or no such version.
+    """
+
+    def __init__(
+        self,
+        versions: Mapping[Target, int] | None = None,
+        *,
+        settings: Settings | None = None,
+        reasons: int | None = None,
+    ) -> None:
+        settings = settings or Settings()
+        # What is too old to count is told by the draft's time, not by the wall clock: `predict` sets it.
+        fs = featurestore.connect(home=settings.store_home, clock=windows.now)
+        registry.bootstrap(settings)
+        models = (
+            champions()
+            if versions is None
+            else {target: registry.version(schema.MODELS[target], number) for target, number in versions.items()}
+        )
+        self._served: dict[Target, _Served] = {}
+        for target, model in models.items():
+            view = serving.view_of(fs, model)
+            view.init_serving(model.lineage.training_dataset_version)
+            self._served[target] = _Served(model, registry.load(model), view)
+        self._reasons = reasons
+
+    def predict(self, inputs: Mapping[str, Any]) -> Prediction:
+        """What this draft would get two days after it is posted.
+
+        Args:
+            inputs: title, subreddit, time (of posting, with time zone); body and author where there are any. The
+                author's name is hashed at once and kept nowhere.
+        Raises:
+            SchemaMismatch: title, subreddit or time is missing.
+            InvalidTime: the time has no zone.
+            InvalidData: an empty title, or longer texts than Reddit takes.
+        """
+        from flows.reddit import features
+
+        features.check_draft(inputs)
+        name = inputs.get("author")
+        author = features.author_key(name) if name else None
+        computed = features.request_features(inputs)
+        with windows.frozen(inputs["time"]):
+            values = {target: served.values(inputs, computed, author) for target, served in self._served.items()}
+        any_values = next(iter(values.values()))
+        why = unknowns(any_values)
+        if name and _missing(any_values.get("author_mean_log_likes_90d")):
+            why = (*why, f"nothing of this author has settled in the last {schema.AUTHOR_TTL.days} days")
+        for target in schema.TARGETS:
+            if target not in self._served:
+                why = (*why, f"no model of {target.replace('_', ' ')} has passed its gate yet")
+        estimates = {target: self._estimate(target, some) for target, some in values.items()}
+        likes = estimates.get("likes")
+        return Prediction(
+            likes=likes,
+            upvote_ratio=estimates.get("upvote_ratio"),
+            advice=() if likes is None else self._advice(inputs, values["likes"], likes.value),
+            degraded=bool(why),
+            why=why,
+        )
+
+    def _estimate(self, target: Target, values: Mapping[str, Any]) -> Estimate:
+        import numpy as np
+
+        served = self._served[target]
+        names = list(values)
+        output = np.array([served.loaded.score_vector([values[name] for name in names], names)], dtype=np.float64)
+        predicted, low, high = band(target, served.model, output)
+        median = values.get(schema.BASELINES[target])
+        return Estimate(
+            value=float(predicted[0]),
+            low=float(low[0]),
+            high=float(high[0]),
+            baseline=None if _missing(median) else float(modelling.baseline_shown(target, [median])[0]),
+            model_version=served.model.version,
+            reasons=explaining.reasons(served.loaded, values)[: self._reasons],
+        )
+
+    def _advice(self, draft: Mapping[str, Any], values: Mapping[str, Any], likes: float) -> tuple[Advice, ...]:
+        import pandas as pd
+
+        from flows.reddit import advising, features
+
+        variants = advising.variants(draft)
+        if not variants:
+            return ()
+        rows = [dict(values) | _numbers(features.request_features(changed)) for _, changed in variants]
+        served = self._served["likes"]
+        scored = modelling.shown("likes", served.loaded.score(pd.DataFrame(rows).astype("float64")))
+        return tuple(
+            Advice(text, value) for text, value in advising.worth_saying(variants, scored.tolist(), likes)
+        )  # fmt: skip
+
+
+def _numbers(computed: Mapping[str, Any]) -> dict[str, float | None]:
+    """What is computed of a variant, but for the subreddit, which stays and is encoded already."""
+    return {
+        name: None if value is None else float(value) for name, value in computed.items() if name != "community"
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    command_line.run(reddit_inference)
