@@ -91,7 +91,8 @@ def test_store_of_another_source_is_refused(empty: Settings, monkeypatch: pytest
 def test_author_can_be_forgotten(empty: Settings) -> None:
     """The deletion path for personal data: history and outcomes by their keys, in the store and online."""
     reddit_features(start=START, end=START + 2 * DAY)
-    fs = featurestore.connect(home=empty.store_home)
+    # What is too old to count online is told by this clock.
+    fs = featurestore.connect(home=empty.store_home, clock=lambda: START + 2 * DAY)
     group = fs.get_feature_group(schema.AUTHORS_GROUP, schema.VERSION)
     author = group.read()["author"].iloc[0]
     assert group.get_online({"author": author}, ["author_posts_90d"]) is not None
