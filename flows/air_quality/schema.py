@@ -249,7 +249,9 @@ OUTLOOK_RULES: Suite = {
         *never_null("station", "day", "horizon_days", "issued_at", "weekday", "is_heating_season"),
         in_set("station", list(STATIONS)),
         between("horizon_days", 1, 7),
-        *(between(name, 0, HIGHEST_HOUR) for name in OUTLOOK_FEATURES if name.startswith("pm25_")),
+        # Lags and their means come from daily means that have passed their own rules.
+        *(between(name, 0, HIGHEST_HOUR) for name in ("pm25_mean_24h", "pm25_mean_6h", "pm25_lag_1d")),
+        *(between(name, 0, HIGHEST_HOUR) for name in ("pm25_nearby_24h", "pm25_climatology")),
         later("day", than="issued_at"),
         # Worth a look, not worth stopping a day's forecasts: they are then made without, and say so.
         *never_null("pm25_mean_24h", "pm25_climatology", severity="warning"),
