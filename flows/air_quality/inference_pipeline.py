@@ -171,7 +171,7 @@ def worth(joined: pd.DataFrame) -> dict[str, Any]:
     Returns:
         `errors_of` says what was measured: forecasts made in time; or, only where there is none of them, rows computed
         after their day had begun, which make no hindcast but a backtest. Then counts by state; MAE of forecast and
-        baselines; `by_horizon` beside persistence.
+        baselines, in all and for each number of days ahead.
     """
     from flows import hindcasting
 
@@ -189,8 +189,10 @@ def worth(joined: pd.DataFrame) -> dict[str, Any]:
         **judged.states(),
         "rows_measured": len(rows),
         **hindcasting.mean_absolute_errors(rows, "pm25_ug_m3", errors),
-        "mae_by_horizon": {f"day {each['horizon']}": each["mae"] for each in by_horizon},
-        "skill_by_horizon": {f"day {each['horizon']}": each["skill"] for each in by_horizon},
+        "mae_by_days_ahead": ", ".join(f"{each['horizon']}: {each['mae']:.2f}" for each in by_horizon),
+        "persistence_mae_by_days_ahead": ", ".join(
+            f"{each['horizon']}: {each['baseline_mae']:.2f}" for each in by_horizon
+        ),
     }
 
 

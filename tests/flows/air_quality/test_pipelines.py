@@ -396,5 +396,5 @@ def test_hindcast_measures_each_horizon_beside_baselines_on_days_that_are_known(
     found = inference_pipeline.worth(joined)
     assert (found["pending"], found["matured"], found["rows_measured"]) == (1, 2, 2)
     assert (found["mae_ug_m3"], found["persistence_mae_ug_m3"], found["climatology_mae_ug_m3"]) == (4.5, 17.0, 7.0)
-    assert found["mae_by_horizon"] == {"day 1": 4.5}
-    assert found["skill_by_horizon"]["day 1"] == pytest.approx(1 - 4.5 / 17)
+    assert found["mae_by_days_ahead"] == "1: 4.50"
+    assert found["persistence_mae_by_days_ahead"] == "1: 17.00"
