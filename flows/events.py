@@ -6,6 +6,8 @@ remain the safety net), a failed write loses data.
 | event | resource | payload |
 | --- | --- | --- |
 | triptych.feature_group.committed | triptych.feature-group.<name>.<version> | delta_version, start, end, rows |
+| triptych.validation.failed | triptych.feature-group.<name>.<version> | rules, rows |
+| triptych.freshness.violated, .restored | triptych.feature-group.<name>.<version> | watermark, ages in hours |
 | triptych.model.registered, .promoted, .rejected | triptych.model.<name>.<version> | version, run_id, why |
 """
 
@@ -29,6 +31,8 @@ COMMITTED = "triptych.feature_group.committed"
 REGISTERED = "triptych.model.registered"
 PROMOTED = "triptych.model.promoted"
 REJECTED = "triptych.model.rejected"
+VALIDATION_FAILED = "triptych.validation.failed"
+STALE, FRESH = "triptych.freshness.violated", "triptych.freshness.restored"
 
 
 # --- events ------------------------------------------------------------------------------------------
@@ -39,7 +43,7 @@ def committed(feature_group: FeatureGroup, commit: Commit) -> None:
     window = commit.window
     _emit(
         COMMITTED,
-        f"triptych.feature-group.{feature_group.name}.{feature_group.version}",
+        _resource_of(feature_group),
         {
             "delta_version": commit.version,
             "start": None if window is None else window.start.isoformat(),
@@ -47,6 +51,19 @@ def committed(feature_group: FeatureGroup, commit: Commit) -> None:
             "rows": commit.rows_written,
         },
     )
+
+
+def validation_failed(feature_group: FeatureGroup, report: Mapping[str, Any] | None) -> None:
+    """Tell that a batch was refused whole: nothing of it was committed."""
+    known = report or {"results": [], "statistics": {}}
+    rules = [f"{rule['type']} {rule['column'] or ''}".strip() for rule in known["results"] if not rule["success"]]
+    _emit(VALIDATION_FAILED, _resource_of(feature_group), {"rules": rules, "rows": known["statistics"].get("rows")})
+
+
+def freshness_changed(feature_group: FeatureGroup, *, is_stale: bool, facts: Mapping[str, Any]) -> None:
+    """Tell that a group no longer keeps its promise of freshness, or keeps it again; once for each change."""
+    names = ("watermark", "age_hours", "max_age_hours")
+    _emit(STALE if is_stale else FRESH, _resource_of(feature_group), {name: _plain(facts[name]) for name in names})
 
 
 def model_registered(model: ModelVersion) -> None:
@@ -66,7 +83,15 @@ def model_rejected(model: ModelVersion, *, why: str) -> None:
 
 def _emit_model(event: str, model: ModelVersion, why: str) -> None:
     payload = {"version": model.version, "run_id": model.run_id, "why": why}
-    _emit(event, f"triptych.model.{model.name}.{model.version}", payload)
+    _emit(event, _resource_of_model(model), payload)
+
+
+def _resource_of(feature_group: FeatureGroup) -> str:
+    return f"triptych.feature-group.{feature_group.name}.{feature_group.version}"
+
+
+def _resource_of_model(model: ModelVersion) -> str:
+    return f"triptych.model.{model.name}.{model.version}"
 
 
 def _emit(event: str, resource: str, payload: Mapping[str, Any]) -> None:

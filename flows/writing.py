@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 
 @task(task_run_name="write {group.name}", **retries.WRITING)
-def write(group: FeatureGroup, rows: pd.DataFrame, window: Window) -> Commit:
+def write(group: FeatureGroup, rows: pd.DataFrame, window: Window | None) -> Commit:
     """Write rows that pass their rules; a batch that does not is refused whole, and its report is kept."""
     system = group.tags.get("system")
     try:
         commit = group.insert(rows, window=window, code=partitions.code_of(system) if system else "")
     except InvalidData as error:
         events.validation_artifact(group.name, error.report)
+        events.validation_failed(group, error.report)
         raise
     events.validation_artifact(group.name, newest_report(group))
     events.committed(group, commit)

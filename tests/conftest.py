@@ -23,6 +23,8 @@ settings.load_profile("untimed")
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Threads that wait by spinning take the processor from the servers that the tests talk to.
+os.environ["OMP_WAIT_POLICY"] = "passive"
 # What the person who runs the tests has set up for real work is not for tests to write to.
 for name in ("FEATURESTORE_HOME", "PREFECT_API_URL", "TRIPTYCH_HOME", "TRIPTYCH_MLFLOW_URI", "TRIPTYCH_SOURCE"):
     os.environ.pop(name, None)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from featurestore import FeatureGroup, FeatureStore
 
 
+FRESH_WITHIN_HOURS = 3
+"""What the groups promise to `flows.freshness`. Two hourly runs may be missed before somebody is told."""
+
 TILE = timedelta(days=365)
 """A backfill is cut into pieces of this length: what was committed before a kill stays, and memory stays small."""
 
@@ -73,7 +76,7 @@ def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:
         InvalidData: the store holds rows of another source.
     """
     check_source(fs, source, group_name=schema.OUTLOOK_GROUP, settings="TRIPTYCH_SOURCE and TRIPTYCH_DATA")
-    tags = {"source": source, "system": "air_quality"}
+    tags = {"source": source, "system": "air_quality", "max_age_hours": FRESH_WITHIN_HOURS}
     groups = [
         fs.get_or_create_feature_group(
             name=schema.PM25_GROUP, version=schema.VERSION,

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from featurestore import FeatureGroup, FeatureStore
 
 
+FRESH_WITHIN_HOURS = 3
+"""What the groups promise to `flows.freshness`. Two hourly runs may be missed before somebody is told."""
+
 TILE = timedelta(days=30)
 """A backfill is cut into pieces of this length: what was committed before a kill stays, and memory stays small."""
 
@@ -71,7 +74,7 @@ def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:
         fs, source, group_name=schema.TRANSACTIONS_GROUP,
         settings="TRIPTYCH_SOURCE, TRIPTYCH_DATA and TRIPTYCH_FRAUD_TABLE",
     )  # fmt: skip
-    tags = {"source": source, "system": "fraud"}
+    tags = {"source": source, "system": "fraud", "max_age_hours": FRESH_WITHIN_HOURS}
     groups = [
         fs.get_or_create_feature_group(
             name=schema.CARDS_GROUP, version=schema.VERSION, description="Cards and their owners.",

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from featurestore import FeatureGroup, FeatureStore
 
 
+FRESH_WITHIN_HOURS = 30
+"""What the groups promise to `flows.freshness`. A daily run may be late by six hours."""
+
 TILE = timedelta(days=30)
 """A backfill is cut into pieces of this length: what was committed before a kill stays, and memory stays small."""
 
@@ -68,7 +71,7 @@ def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:
     check_source(
         fs, source, group_name=schema.POSTS_GROUP, settings="TRIPTYCH_SOURCE and TRIPTYCH_DATA"
     )  # fmt: skip
-    tags = {"source": source, "system": "reddit"}
+    tags = {"source": source, "system": "reddit", "max_age_hours": FRESH_WITHIN_HOURS}
     groups = [
         fs.get_or_create_feature_group(
             name=schema.AUTHORS_GROUP, version=schema.VERSION,

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from featurestore import FeatureGroup, FeatureStore
 
 
+FRESH_WITHIN_HOURS = 100
+"""What the groups promise to `flows.freshness`: from Thursday to Monday there may be four days without a close."""
+
 TILE = timedelta(days=3650)
 """A backfill is cut into pieces of this length. A year of a stock is 250 rows, and Yahoo answers ten years at once."""
 
@@ -82,7 +85,7 @@ def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:
     check_source(
         fs, source, group_name=schema.FEATURES_GROUP, settings="TRIPTYCH_SOURCE and TRIPTYCH_DATA"
     )  # fmt: skip
-    tags = {"source": source, "system": schema.SYSTEM}
+    tags = {"source": source, "system": schema.SYSTEM, "max_age_hours": FRESH_WITHIN_HOURS}
     groups = [
         fs.get_or_create_feature_group(
             name=schema.BARS_GROUP, version=schema.VERSION,

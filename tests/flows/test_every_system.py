@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import featurestore
 import flows
 from featurestore.schema import Feature
 from flows import FeatureFunction
@@ -35,6 +36,18 @@ def test_every_feature_function_obeys_every_law(
 @pytest.mark.parametrize("system", flows.systems())
 def test_every_system_declares_the_functions_the_laws_apply_to(system: str) -> None:
     assert import_module(f"flows.{system}").feature_functions()
+
+
+@pytest.mark.parametrize("system", flows.systems())
+def test_every_feature_group_names_its_source_its_system_and_the_freshness_it_promises(
+    system: str, tmp_path: Path
+) -> None:
+    """F17, F18: what `flows.freshness` and the code version of a commit go by."""
+    fs = featurestore.connect(home=tmp_path)
+    for group in import_module(f"flows.{system}.feature_pipeline").feature_groups(fs, source="simulated").values():
+        assert (group.tags["source"], group.tags["system"]) == ("simulated", system)
+        assert group.tags["max_age_hours"] > 0
+        assert group.description
 
 
 # --- the laws catch the classic mistakes -------------------------------------------------------------
