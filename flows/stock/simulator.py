@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from featurestore.times import Window
+from flows.noise import normal, smooth, uniform
 from flows.stock.sessions import DAY_US, Integers, closes_between, micros, numbers_of, sessions, times
-
-Floats = npt.NDArray[np.float64]
 
 SEED = 7
 BEGIN = datetime(2014, 1, 1, tzinfo=UTC)
@@ -85,7 +83,7 @@ def bars(
     rows = pd.concat([_NO_BARS, *parts], ignore_index=True) if len(closes) else _NO_BARS
     rows = rows[(rows["closed_at"] >= window.start) & (rows["closed_at"] <= as_of)]
     symbol, number = _codes(rows["symbol"]), numbers_of(rows["closed_at"])
-    draw = _uniform(seed, 11, symbol, number)
+    draw = uniform(seed, 11, symbol, number)
     is_missing = draw < trouble.missing_share
     is_late = ~is_missing & (draw < trouble.missing_share + trouble.late_share)
     is_revised = ~is_missing & ~is_late & (draw > 1 - trouble.revised_share)
@@ -112,8 +110,8 @@ def news(
     parts = [_NO_NEWS]
     for symbol in symbols if len(day) else ():
         code = np.full(len(day), _code(symbol))
-        mood = 0.16 + 0.25 * _normal(seed, 41, code, day // 9) + 0.3 * _normal(seed, 42, code, day)
-        quiet = _uniform(seed, 43, code, day) < trouble.quiet_news_share
+        mood = 0.16 + 0.25 * normal(seed, 41, code, day // 9) + 0.3 * normal(seed, 42, code, day)
+        quiet = uniform(seed, 43, code, day) < trouble.quiet_news_share
         polarity = np.where(quiet, np.nan, np.round(np.clip(mood, -1, 1), 3))
         parts.append(pd.DataFrame({"symbol": _text(symbol, len(day)), "known_at": times(day * DAY_US),
                                    "news_polarity": polarity}))  # fmt: skip
@@ -136,19 +134,19 @@ def _walk(symbol: str, closes: pd.Series, trouble: Trouble, seed: int) -> pd.Dat
     """All bars of a symbol from the beginning on, whole and in time."""
     number = numbers_of(closes)
     code = np.full(len(number), _code(symbol))
-    level = np.exp(0.35 * _smooth(seed, 1, code, number, 60) + 0.25 * _smooth(seed, 2, code, number, 9))
+    level = np.exp(0.35 * smooth(seed, 1, code, number, 60) + 0.25 * smooth(seed, 2, code, number, 9))
     volatility = VOLATILITY * level
     if trouble.drift_from is not None:
         volatility = np.where(closes >= trouble.drift_from, volatility * trouble.drift, volatility)
-    shock = _normal(seed, 3, code, number)
-    yesterday = _normal(seed, 3, code, number - 1)
+    shock = normal(seed, 3, code, number)
+    yesterday = normal(seed, 3, code, number - 1)
     told = trouble.edge * 1.5 * (np.cos(2 * yesterday) - np.exp(-2))  # of mean 0 and about unit variance
     move = DRIFT + volatility * (np.sqrt(1 - trouble.edge**2) * shock + told)
-    overnight = 0.35 * move + 0.3 * volatility * _normal(seed, 4, code, number)
+    overnight = 0.35 * move + 0.3 * volatility * normal(seed, 4, code, number)
     path = np.cumsum(move)
     close, opening = np.exp(path), np.exp(path - move + overnight)
-    reach = volatility * np.abs(_normal(seed, 5, code, number)) * 0.6
-    depth = volatility * np.abs(_normal(seed, 6, code, number)) * 0.6
+    reach = volatility * np.abs(normal(seed, 5, code, number)) * 0.6
+    depth = volatility * np.abs(normal(seed, 6, code, number)) * 0.6
     shares = np.ones(len(number))
     split = np.ones(len(number))
     day = sessions().days[number]
@@ -156,8 +154,8 @@ def _walk(symbol: str, closes: pd.Series, trouble: Trouble, seed: int) -> pd.Dat
         since = np.datetime64(when).astype("datetime64[D]").astype(np.int64)
         shares = np.where(day >= since, shares * ratio, shares)
         split = np.where(np.arange(len(day)) == np.searchsorted(day, since), ratio, split)
-    price = FIRST_PRICE * 10 ** (0.5 * _uniform(seed, 7, code, 0 * number) - 0.2) / shares
-    activity = np.exp(0.6 * np.abs(shock) + 0.5 * _smooth(seed, 8, code, number, 20) + 0.2 * level)
+    price = FIRST_PRICE * 10 ** (0.5 * uniform(seed, 7, code, 0 * number) - 0.2) / shares
+    activity = np.exp(0.6 * np.abs(shock) + 0.5 * smooth(seed, 8, code, number, 20) + 0.2 * level)
     high = np.maximum(opening, close) * np.exp(reach)
     low = np.minimum(opening, close) * np.exp(-depth)
     rounded = {name: np.round(value * price, 4) for name, value in
@@ -179,33 +177,6 @@ def _codes(symbols: pd.Series) -> Integers:
 
 def _code(symbol: str) -> int:
     return int.from_bytes(symbol.encode()[:7], "big")
-
-
-def _smooth(seed: int, stream: int, entity: Integers, number: Integers, every: int) -> Floats:
-    """Noise of about unit variance: drawn at knots `every` days apart, a smooth curve between."""
-    knot, at = number // every, (number % every) / every
-    before, after = (_normal(seed, stream, entity, knot + step) for step in (0, 1))
-    weight = at * at * (3 - 2 * at)
-    mixed = before * (1 - weight) + after * weight
-    return np.asarray(mixed / np.sqrt((1 - weight) ** 2 + weight**2))
-
-
-def _normal(seed: int, stream: int, entity: Integers, number: Integers) -> Floats:
-    # The sum of twelve uniform numbers: close enough to a normal one, and cheap.
-    draws = [_uniform(seed, 1000 * stream + draw, entity, number) for draw in range(12)]
-    return np.asarray(np.sum(draws, axis=0) - 6.0)
-
-
-def _uniform(seed: int, stream: int, entity: Integers, number: Integers) -> Floats:
-    """A number in [0, 1) for each entity and number: hashed, so that it depends on nothing else (splitmix64)."""
-    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is what a hash is made of
-        mixed = np.uint64(seed * 1_000_003 + stream) * np.uint64(0x9E3779B97F4A7C15)
-        bits = number.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9) + mixed
-        bits = bits + entity.astype(np.uint64) * np.uint64(0x94D049BB133111EB)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
-        bits ^= bits >> np.uint64(31)
-    return np.asarray((bits >> np.uint64(11)).astype(np.float64) / 2.0**53)
 
 
 SPAN = Window(datetime(2015, 1, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC))
