@@ -24,6 +24,8 @@ from flows.writing import write
 from tests.flows.air_quality.conftest import END, Services, only_a_few_stations
 from tests.flows.stub_server import Reply
 
+pytestmark = pytest.mark.long
+
 GROUPS = [schema.PM25_GROUP, schema.WEATHER_GROUP, schema.OUTLOOK_GROUP]
 KRAKÓW = "MpKrakAlKras"
 

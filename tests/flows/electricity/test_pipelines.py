@@ -31,6 +31,8 @@ from flows.settings import Settings
 from tests.flows.electricity.conftest import END, START, Services
 from tests.flows.stub_server import Reply
 
+pytestmark = pytest.mark.long
+
 GROUPS = [
     schema.WEATHER_GROUP, schema.DEMAND_GROUP, schema.OPERATOR_GROUP, schema.PRICE_GROUP,
     schema.PRICE_DAY_AHEAD_GROUP, schema.DAY_AHEAD_GROUP,

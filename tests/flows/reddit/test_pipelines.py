@@ -20,6 +20,8 @@ from flows.reddit.training_pipeline import reddit_training
 from flows.settings import Settings
 from tests.flows.reddit.conftest import END, START
 
+pytestmark = pytest.mark.long
+
 GROUPS = [schema.AUTHORS_GROUP, schema.SUBREDDITS_GROUP, schema.OUTCOMES_GROUP, schema.POSTS_GROUP]
 DAY = timedelta(days=1)
 DRAFT = {

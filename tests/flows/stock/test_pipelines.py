@@ -22,6 +22,8 @@ from flows.stock.training_pipeline import stock_training
 from tests.flows.stock.conftest import END, START, Services, close_at, traded_close
 from tests.flows.stub_server import Reply
 
+pytestmark = pytest.mark.long
+
 GROUPS = [schema.NEWS_GROUP, schema.BARS_GROUP, schema.OUTCOMES_GROUP, schema.FEATURES_GROUP]
 
 
