@@ -446,6 +446,7 @@ class OnlineStore:
             return self.cursor().execute(sql, parameters).fetchall()
         except self.driver_error as error:
             cursor = getattr(self._local, "cursor", None)
+            # mypy knows the driver's own class of errors only as Exception; SQLAlchemy wants a DBAPI error.
             if not self._reads.dialect.is_disconnect(error, getattr(cursor, "connection", None), cursor):  # type: ignore[arg-type]
                 raise self.translate(error) from error
         self._drop_held()

@@ -209,7 +209,7 @@ def _progress_bar(description: str) -> Callable[[int], None]:
     def report(percent: int) -> None:
         if bar is not None:
             with _never_fails(f"The progress of {description}"):
-                update_progress_artifact(bar, progress=float(percent))  # type: ignore[arg-type]
+                update_progress_artifact(bar, progress=float(percent))  # type: ignore[arg-type]  # an id
 
     return report
 

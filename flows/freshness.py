@@ -19,7 +19,7 @@ from flows.settings import Settings
 from flows.writing import write
 
 if TYPE_CHECKING:
-    from featurestore import FeatureGroup, FeatureStore
+    from featurestore import FeatureGroup
 
 GROUP, VERSION = "freshness", 1
 PROMISE = "max_age_hours"
@@ -67,11 +67,12 @@ def freshness() -> int:
         return 0
     before = last_states(checks_fg)
     checks = [check(group, now, before.get(named(group))) for group in promising]
-    write(checks_fg, as_rows(checks), None)
+    # Told before it is kept: a run that is killed in between tells again, and no alert is lost.
     for group, found in zip(promising, checks, strict=True):
         was = before.get(named(group), {}).get("state", FRESH)
         if found["state"] != was:
             events.freshness_changed(group, is_stale=found["state"] == STALE, facts=found)
+    write(checks_fg, as_rows(checks), None)
     events.summary_artifact("freshness", checks)
     return sum(found["state"] == STALE for found in checks)
 
@@ -120,11 +121,6 @@ def as_rows(checks: list[dict[str, Any]]) -> Any:
     rows = pd.DataFrame(checks)
     times = {name: pd.to_datetime(rows[name], utc=True) for name in ("checked_at", "watermark", "since")}
     return rows.assign(**times, age_hours=rows["age_hours"].astype("float64"))
-
-
-def report(fs: FeatureStore, now: datetime) -> list[dict[str, Any]]:
-    """How fresh every promising group is now, without keeping or telling anything: for the command line."""
-    return [check(group, now, None) for group in fs.get_feature_groups() if promises(group)]
 
 
 if __name__ == "__main__":

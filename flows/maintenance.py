@@ -20,7 +20,7 @@ def maintenance(keep_days: int = 7) -> int:
     """Compact and vacuum every feature group; return the bytes that were freed.
 
     What a training dataset or a view pins stays readable, and so does every version that was current within the days to
-    keep. Prefect's own events and runs are removed by its server, after the times in `deployments/stack.py`.
+    keep. Prefect's server removes its own events after seven days by default; its runs, and MLflow's, stay.
     """
     fs = featurestore.connect(home=Settings().store_home)
     groups = [group for group in fs.get_feature_groups() if group.features]

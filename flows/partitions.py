@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import pairwise
@@ -100,34 +100,6 @@ def partitions(commits: Sequence[Commit], span: Window, every: timedelta, *, cod
             state = "stale"
         found.append(Partition(piece, state))
     return found
-
-
-def count(found: Sequence[Partition]) -> Mapping[State, int]:
-    """How many partitions are in each state.
-
-    >>> count([])
-    {'missing': 0, 'partly': 0, 'stale': 0, 'done': 0}
-    """
-    states: dict[State, int] = {"missing": 0, "partly": 0, "stale": 0, "done": 0}
-    for partition in found:
-        states[partition.state] += 1
-    return states
-
-
-def merged(found: Sequence[Partition]) -> list[Partition]:
-    """Neighbours in the same state as one: for tables that people read.
-
-    >>> pieces = [Partition(Window.of(f"2026-01-0{day}", f"2026-01-0{day + 1}"), "done") for day in (1, 2)]
-    >>> print(*merged(pieces)[0])
-    [2026-01-01 00:00, 2026-01-03 00:00) done
-    """
-    together: list[Partition] = []
-    for partition in found:
-        if together and together[-1].state == partition.state and together[-1].window.end == partition.window.start:
-            together[-1] = Partition(Window(together[-1].window.start, partition.window.end), partition.state)
-        else:
-            together.append(partition)
-    return together
 
 
 def _covered(commits: Sequence[Commit], span: Window) -> list[tuple[datetime, datetime, str]]:

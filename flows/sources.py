@@ -22,7 +22,7 @@ def half_open(start: datetime, end: datetime) -> Window:
     Raises:
         InvalidTime: a time without time zone, or an end before the start.
 
-    >>> half_open(datetime(2026, 1, 1), datetime(2026, 1, 2))  # noqa: DTZ001
+    >>> half_open(datetime(2026, 1, 1), datetime(2026, 1, 2))  # noqa: DTZ001 - refused
     Traceback (most recent call last):
         ...
     featurestore.errors.InvalidTime: The start 2026-01-01 00:00:00 has no time zone. Say which one it is in, ...

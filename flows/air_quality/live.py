@@ -207,8 +207,8 @@ def hourly(pairs: Pairs, *, station: str, what: str) -> pd.DataFrame:
     Raises:
         UnexpectedAnswer: two values for one hour, or a stamp that the clock skips.
 
-    >>> rows = hourly([(datetime(2026, 10, 25, 2), 9.0), (datetime(2026, 10, 25, 2), 7.0),
-    ...                (datetime(2026, 10, 25, 1), 5.0)], station="MpKrakAlKras", what="an answer")  # noqa: DTZ001
+    >>> stamps = [datetime(2026, 10, 25, hour) for hour in (2, 2, 1)]  # noqa: DTZ001 - Warsaw's clock, without zone
+    >>> rows = hourly(list(zip(stamps, [9.0, 7.0, 5.0])), station="MpKrakAlKras", what="an answer")
     >>> [f"{hour:%d %H:%M}" for hour in rows["hour"]], rows["pm25_ug_m3"].tolist()
     (['25 00:00', '24 23:00', '24 22:00'], [9.0, 7.0, 5.0])
     """
@@ -291,7 +291,7 @@ def _joined(pages: list[tuple[Answer, list[Any]]]) -> tuple[str, Pairs] | None:
             if not str(code).endswith("-1g") or value is None:
                 continue  # "24g" is the mean of a day, weighed: another averaging
             try:
-                pairs.append((datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S"), float(value)))  # noqa: DTZ007
+                pairs.append((datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S"), float(value)))  # noqa: DTZ007 - no zone
             except (TypeError, ValueError) as error:
                 raise UnexpectedAnswer(
                     f"{answer}: {stamp!r} with {value!r} is no hour with a value. {_CHANGED}"

@@ -168,7 +168,7 @@ def with_cost(decision: evaluation.Decision, result: Result) -> evaluation.Decis
 
     >>> from types import SimpleNamespace as Some
     >>> yes = evaluation.Decision(accepted=True, reasons=("better than logistic",))
-    >>> with_cost(yes, Some(cost=900.0, cost_without=800.0)).reasons  # type: ignore[arg-type]
+    >>> with_cost(yes, Some(cost=900.0, cost_without=800.0)).reasons  # type: ignore[arg-type]  # a stand-in
     ('better than logistic', 'costs 900 USD on the test rows, and flagging nothing 800 USD (needed less)')
     """
     is_cheaper = result.cost < result.cost_without

@@ -77,7 +77,7 @@ def read_transactions(start: datetime, end: datetime, *, source: str | None = No
     >>> day = read_transactions(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC), source="simulated")
     >>> 300 < len(day) < 800, set(day["source"]) == {"simulated"}, "is_fraud" in day
     (True, True, False)
-    >>> read_transactions(datetime(2026, 1, 1), datetime(2026, 1, 2), source="simulated")  # noqa: DTZ001
+    >>> read_transactions(datetime(2026, 1, 1), datetime(2026, 1, 2), source="simulated")  # noqa: DTZ001 - refused
     Traceback (most recent call last):
         ...
     featurestore.errors.InvalidTime: The start 2026-01-01 00:00:00 has no time zone. ...

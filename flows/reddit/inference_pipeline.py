@@ -164,7 +164,7 @@ def unknowns(row: Mapping[str, Any]) -> tuple[str, ...]:
     if _missing(row.get("body_words")):
         found.append("the body was removed or edited before it was read")
     share = row.get("foreign_letters_share")
-    if not _missing(share) and float(share) > FOREIGN:  # type: ignore[arg-type]
+    if not _missing(share) and float(share) > FOREIGN:  # type: ignore[arg-type]  # not None
         found.append("the text does not look English: its sentiment is not known")
     return tuple(found)
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import featurestore
-from flows import events, freshness, windows
+from flows import freshness, windows
 from flows.freshness import freshness as check_all
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -37,9 +37,13 @@ def insert(fs: featurestore.FeatureStore, until: datetime) -> None:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was emitted: the event leaves the process here, so this is a third party's door."""
+    """What was emitted: Prefect's door, where an event leaves the process."""
     found: list[str] = []
-    monkeypatch.setattr(events, "_emit", lambda event, resource, _payload: found.append(f"{event} {resource}"))
+
+    def emit(event: str, resource: dict[str, str], payload: dict[str, object]) -> None:
+        found.append(f"{event} {resource['prefect.resource.id']} {payload.get('age_hours')}")
+
+    monkeypatch.setattr("prefect.events.emit_event", emit)
     return found
 
 
@@ -54,9 +58,28 @@ def test_a_broken_promise_is_told_once_and_so_is_its_return(fs: featurestore.Fea
         assert check_all() == 0
     ours = [event for event in told if "hourly" in event]
     assert ours == [
-        "triptych.freshness.violated triptych.feature-group.hourly.1",
-        "triptych.freshness.restored triptych.feature-group.hourly.1",
+        "triptych.freshness.violated triptych.feature-group.hourly.1 4.0",
+        "triptych.freshness.restored triptych.feature-group.hourly.1 1.0",
     ]
+
+
+def test_a_run_killed_before_the_check_is_kept_loses_no_alert(
+    fs: featurestore.FeatureStore, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert(fs, START + timedelta(hours=4))
+
+    def killed(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with windows.frozen(START + timedelta(hours=8)), monkeypatch.context() as patch:
+        patch.setattr(freshness, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            check_all()
+    assert any("violated" in event for event in told)
+    told.clear()
+    with windows.frozen(START + timedelta(hours=9)):
+        assert check_all() == 1
+    assert any("violated" in event for event in told), "not kept, so told again"
 
 
 def test_every_check_is_kept_and_says_since_when(fs: featurestore.FeatureStore, told: list[str]) -> None:
@@ -75,5 +98,8 @@ def test_a_group_that_was_never_written_breaks_its_promise(fs: featurestore.Feat
     """An alarm armed by the first commit would never ring for it."""
     with windows.frozen(START):
         assert check_all() == 1
-    [row] = freshness.report(fs, START)
-    assert (row["state"], row["age_hours"], row["watermark"]) == ("stale", None, None)
+    [row] = fs.get_feature_group(freshness.GROUP, freshness.VERSION).read().to_dict("records")
+    assert row["state"] == "stale"
+    assert pd.isna(row["age_hours"])
+    assert pd.isna(row["watermark"])
+    assert told[0] == "triptych.freshness.violated triptych.feature-group.hourly.1 None"
