@@ -35,7 +35,7 @@ up: $(INSTALLED)  ## Keep Prefect server, worker and MLflow pages running until 
 	@$(BIN)/python -m deployments.up
 
 test: $(INSTALLED)  ## Run all tests (ARGS="-m 'not e2e' -k name" for fewer)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup $(ARGS)
 
 bench: $(INSTALLED)  ## Measure the store beside bare libraries and Feast (SCALE=small|moderate|full|large, ARGS="--only join")
 	@$(BIN)/python -m tests.benchmarks --scale $(SCALE) $(ARGS)

@@ -30,6 +30,17 @@ for name in ("FEATURESTORE_HOME", "PREFECT_API_URL", "TRIPTYCH_HOME", "TRIPTYCH_
     os.environ.pop(name, None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests share one process of `make test`: those that share what is dear to make.
+
+    All that starts servers on our ports goes together, and so does each system, whose homes are made once; else a file.
+    """
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parents[1])
+        shared = place.parts[:2] == ("tests", "deployments") or len(place.parts) == 4
+        item.add_marker(pytest.mark.xdist_group(str(place.parent if shared else place)))
+
+
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[None]:
     """A Prefect API for flows that a test calls as functions: about 12 s once, then 0.2 s a flow."""
