@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,23 +75,55 @@ def _signals_ignored() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def choose_port(preferred: int) -> int:
-    """The preferred port of 127.0.0.1 if nobody listens there, otherwise one of the next ten, otherwise any free one.
+class Port:
+    """A port of 127.0.0.1 that nobody else here is given while this is held: the server takes seconds to listen on it.
 
-    >>> with socket.socket() as taken:
-    ...     taken.bind(("127.0.0.1", 0))
-    ...     taken.listen()
-    ...     choose_port(taken.getsockname()[1]) == taken.getsockname()[1]
-    False
+    Two commands that start at once would both find the same port free, and one of them would then talk to the server
+    of the other.
     """
-    for port in (*range(preferred, min(preferred + 11, 65536)), 0):
-        with contextlib.closing(socket.socket()) as candidate:
-            # As servers do it: a port whose last connection has just been closed counts as free.
-            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                candidate.bind(("127.0.0.1", port))
-                return int(candidate.getsockname()[1])
-    raise ProcessError("No free port on 127.0.0.1. Close something that listens, then try again.")
+
+    def __init__(self, number: int, lock: IO[str]) -> None:
+        self.number = number
+        self._lock = lock
+
+    @classmethod
+    def reserve(cls, preferred: int) -> Port:
+        """The preferred port if it is free, otherwise one of the next ten, otherwise any free one.
+
+        Raises:
+            ProcessError: not one port is free.
+
+        >>> first, second = Port.reserve(4200), Port.reserve(4200)
+        >>> first.number == second.number
+        False
+        >>> first.release(), second.release()
+        (None, None)
+        """
+        for wanted in (*range(preferred, min(preferred + 11, 65536)), *[0] * 10):
+            if (number := _free(wanted)) is not None:
+                lock = (Path(tempfile.gettempdir()) / f"triptych-{os.getuid()}-port-{number}.lock").open("a")
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    lock.close()
+                else:
+                    return cls(number, lock)
+        raise ProcessError("No free port on 127.0.0.1. Close something that listens, then try again.")
+
+    def release(self) -> None:
+        """Let others have it."""
+        self._lock.close()
+
+
+def _free(port: int) -> int | None:
+    """The port if nobody listens on it; for 0 any free one."""
+    with contextlib.closing(socket.socket()) as candidate:
+        # As servers do it: a port whose last connection has just been closed counts as free.
+        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            candidate.bind(("127.0.0.1", port))
+            return int(candidate.getsockname()[1])
+    return None
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> str:
@@ -156,6 +189,7 @@ class Processes:
         self._lock: IO[str] | None = None
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         self._ending: set[str] = set()
+        self._ports: list[Port] = []
 
     def __enter__(self) -> Processes:
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -182,9 +216,16 @@ class Processes:
     def __exit__(self, *error: object) -> None:
         with _signals_ignored():
             self.stop()
+            for port in self._ports:
+                port.release()
             assert self._lock is not None
             self._lock.truncate(0)
             self._lock.close()
+
+    def reserve_port(self, preferred: int) -> int:
+        """A port for a process to listen on, ours until all of them are stopped: the preferred one if it is free."""
+        self._ports.append(port := Port.reserve(preferred))
+        return port.number
 
     def start(
         self, name: str, arguments: Sequence[str], *, environment: Mapping[str, str], folder: Path, ends: bool = False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from deployments.processes import ProcessError, Processes, choose_port
+from deployments.processes import ProcessError, Processes
 from deployments.runs import close_interrupted_runs
 from flows.settings import Settings
 
@@ -133,7 +133,7 @@ def start_prefect(
     Raises:
         ProcessError: something did not start; the message ends with its last log lines.
     """
-    port = choose_port(PREFECT_PORT)
+    port = processes.reserve_port(PREFECT_PORT)
     if port != PREFECT_PORT:
         say(f"Port {PREFECT_PORT} is taken, so Prefect's pages are on port {port} this time.")
     environment = prefect_environment(settings, port, scheduling=scheduling, root=root)
@@ -227,7 +227,7 @@ def start_mlflow_pages(
 
     One worker and no job runner: 0.5 GB of memory where the defaults take 2.2 GB.
     """
-    port = choose_port(MLFLOW_PORT)
+    port = processes.reserve_port(MLFLOW_PORT)
     if port != MLFLOW_PORT:
         say(f"Port {MLFLOW_PORT} is taken, so MLflow's pages are on port {port} this time.")
     arguments = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

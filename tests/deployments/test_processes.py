@@ -17,9 +17,9 @@ import pytest
 from deployments.processes import (
     MARK,
     AlreadyRunning,
+    Port,
     ProcessError,
     Processes,
-    choose_port,
     signals_as_exceptions,
     stop_marked,
 )
@@ -159,13 +159,30 @@ def test_command_that_should_end_may_end_but_not_fail(home: Path) -> None:
             processes.finish("bad", timeout_seconds=10)
 
 
-def test_port_that_is_taken_is_not_chosen() -> None:
+def test_port_that_is_taken_or_promised_to_another_is_not_reserved() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        assert choose_port(port) != port
-    assert choose_port(port) == port
+        number = taken.getsockname()[1]
+        other = Port.reserve(number)
+        assert other.number != number
+    first = Port.reserve(number)
+    assert first.number == number
+    second = Port.reserve(number)  # nobody listens there yet
+    assert second.number != number
+    first.release()
+    again = Port.reserve(number)
+    assert again.number == number
+    for port in (other, second, again):
+        port.release()
+
+
+def test_two_homes_are_given_two_ports_before_anything_listens(tmp_path: Path) -> None:
+    with Processes(tmp_path / "a", command="a") as one, Processes(tmp_path / "b", command="b") as two:
+        number = one.reserve_port(0)
+        assert two.reserve_port(number) != number
+    with Processes(tmp_path / "c", command="c") as three:
+        assert three.reserve_port(number) == number
 
 
 def test_signals_are_as_before_afterwards() -> None:
