@@ -6,9 +6,9 @@ import argparse
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from prefect import Flow
 from prefect.settings import PREFECT_SERVER_ANALYTICS_ENABLED, temporary_settings
@@ -23,18 +23,25 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 def parse(flow: Flow[Any, Any], arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The flow's parameters from a command line: an option for each, dates as ISO text (UTC), a flag for yes or no.
 
+    A parameter without a default must be given.
+
     >>> from prefect import flow
     >>> @flow
-    ... def demo(end: datetime | None = None, force: bool = False) -> None: ...
-    >>> parse(demo, ["--end", "2026-01-01"])
-    {'end': datetime.datetime(2026, 1, 1, 0, 0, tzinfo=datetime.timezone.utc), 'force': False}
+    ... def demo(model: str, end: datetime | None = None, days: int = 7, force: bool = False) -> None: ...
+    >>> parse(demo, ["--model", "fraud", "--end", "2026-01-01"])
+    {'model': 'fraud', 'end': datetime.datetime(2026, 1, 1, 0, 0, tzinfo=datetime.timezone.utc), 'days': 7,
+    'force': False}
     """
     parser = argparse.ArgumentParser(prog=f"python -m {flow.fn.__module__}", description=flow.description)
+    kinds = get_type_hints(flow.fn)
     for name, parameter in inspect.signature(flow.fn).parameters.items():
-        if isinstance(parameter.default, bool):
+        if kinds[name] is bool:
             parser.add_argument(f"--{name}", action="store_true", default=parameter.default)
-        else:
-            parser.add_argument(f"--{name}", type=_time, default=parameter.default, metavar="TIME")
+            continue
+        reader, shown = _readers[next(each for each in (kinds[name], *get_args(kinds[name])) if each in _readers)]
+        required = parameter.default is inspect.Parameter.empty
+        default = None if required else parameter.default
+        parser.add_argument(f"--{name}", type=reader, default=default, required=required, metavar=shown)
     return vars(parser.parse_args(arguments))
 
 
@@ -55,3 +62,10 @@ def _time(text: str) -> datetime:
         return parse_time(text)
     except InvalidTime as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+_readers: dict[Any, tuple[Callable[[str], Any], str]] = {
+    datetime: (_time, "TIME"),
+    int: (int, "NUMBER"),
+    str: (str, "TEXT"),
+}

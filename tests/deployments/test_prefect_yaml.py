@@ -13,6 +13,7 @@ from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
 
 from deployments.stack import POOL, ROOT
+from flows import command_line
 
 PLAN: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS: list[dict[str, Any]] = PLAN["deployments"]
@@ -44,6 +45,14 @@ def test_parameters_fit_the_signature(deployment: dict[str, Any]) -> None:
     flow.validate_parameters(deployment["parameters"])
     required = set(flow.parameters.required or [])
     assert required <= set(deployment["parameters"]), "a scheduled run has no one to fill these in"
+
+
+@each_deployment
+def test_every_flow_also_runs_from_a_command_line(deployment: dict[str, Any]) -> None:
+    """P18: without a server; every parameter has an option, and what has no default must be given."""
+    flow = flow_of(deployment)
+    required = [f"--{name}=1" for name in flow.parameters.required or []]
+    assert set(command_line.parse(flow, required)) == set(flow.parameters.properties)
 
 
 @each_deployment
