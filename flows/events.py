@@ -163,6 +163,18 @@ def training_report_artifact(
         )
 
 
+def promotion_artifact(model: str, write: Callable[[], str]) -> None:
+    """Keep a decision about a version as `promotion-<model>`: promoted, rejected and rolled back alike.
+
+    Args:
+        write: gives the markdown; called in a run only, and the decision stands when it fails.
+    """
+    key = f"promotion-{model}"
+    if _in_a_run():
+        with _never_fails(f"The artifact {key}"):
+            _markdown(key, write(), f"Which version of {model} serves, who decided so and why")
+
+
 def progress(items: Sequence[T], description: str) -> Iterator[T]:
     """Go through the items and show how far we are as a bar on the run's page.
 

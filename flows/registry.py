@@ -640,6 +640,13 @@ def version(name: str, number: int) -> ModelVersion:
     return _model_version(client, found)
 
 
+def models() -> list[str]:
+    """The names of all registered models, sorted."""
+    client = _client()
+    with _translated():
+        return sorted(model.name for model in client.search_registered_models(max_results=1000))
+
+
 def versions(name: str) -> list[ModelVersion]:
     """All versions, oldest first; empty when the model is not known."""
     client = _client()

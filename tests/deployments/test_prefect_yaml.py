@@ -28,6 +28,10 @@ def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
+def by_name(name: str) -> dict[str, Any]:
+    return next(deployment for deployment in DEPLOYMENTS if deployment["name"] == name)
+
+
 @each_deployment
 def test_entry_point_is_a_dotted_name_of_a_flow(deployment: dict[str, Any]) -> None:
     assert ":" not in deployment["entrypoint"]
@@ -42,9 +46,18 @@ def test_flow_and_deployment_have_the_same_name(deployment: dict[str, Any]) -> N
 @each_deployment
 def test_parameters_fit_the_signature(deployment: dict[str, Any]) -> None:
     flow = flow_of(deployment)
-    flow.validate_parameters(deployment["parameters"])
     required = set(flow.parameters.required or [])
-    assert required <= set(deployment["parameters"]), "a scheduled run has no one to fill these in"
+    known = set(flow.parameters.properties)
+    assert set(deployment["parameters"]) <= known
+    if deployment["schedules"]:
+        flow.validate_parameters(deployment["parameters"])
+        assert required <= set(deployment["parameters"]), "a scheduled run has no one to fill these in"
+
+
+def test_a_decision_cannot_be_run_without_saying_which_and_why() -> None:
+    required = {name: set(flow_of(by_name(name)).parameters.required) for name in ("promote", "rollback")}
+    assert required == {"promote": {"model", "version", "why"}, "rollback": {"model", "why"}}
+    assert not any(by_name(name)["schedules"] or by_name(name)["parameters"] for name in required)
 
 
 @each_deployment
