@@ -5,7 +5,7 @@ remain the safety net), a failed write loses data.
 
 | event | resource | payload |
 | --- | --- | --- |
-| triptych.feature_group.committed | triptych.feature-group.<name>.<version> | delta_version, start, end, rows |
+| triptych.feature_group.committed | triptych.feature-group.<name>.<version>, labels LAST, ROWS | window, rows |
 | triptych.validation.failed | triptych.feature-group.<name>.<version> | rules, rows |
 | triptych.freshness.violated, .restored | triptych.feature-group.<name>.<version> | watermark, ages in hours |
 | triptych.model.registered, .promoted, .rejected | triptych.model.<name>.<version> | version, run_id, why |
@@ -33,13 +33,27 @@ PROMOTED = "triptych.model.promoted"
 REJECTED = "triptych.model.rejected"
 VALIDATION_FAILED = "triptych.validation.failed"
 STALE, FRESH = "triptych.freshness.violated", "triptych.freshness.restored"
+DRIFT_FOUND, DRIFT_GONE = "triptych.drift.found", "triptych.drift.gone"
+REGRESSED, RECOVERED = "triptych.live_metric.regressed", "triptych.live_metric.recovered"
+RETRAINING_ASKED = "triptych.retraining.asked"
+
+ALERTS = (VALIDATION_FAILED, STALE, REJECTED, REGRESSED, DRIFT_FOUND)
+"""What a person wants to be told of, beside runs that fail."""
+
+LAST, ROWS = "triptych.last", "triptych.rows"
+"""Labels of a commit: "true" on the last one of a run for that group, "some" once the run has written rows to it."""
 
 
 # --- events ------------------------------------------------------------------------------------------
 
 
-def committed(feature_group: FeatureGroup, commit: Commit) -> None:
-    """Tell that rows of a group were committed; also when a rerun changed none, because the watermark counts too."""
+def committed(feature_group: FeatureGroup, commit: Commit, *, last: bool, any_rows: bool) -> None:
+    """Tell that rows of a group were committed; also when a rerun changed none, because the watermark counts too.
+
+    Args:
+        last: whether the run writes no more to this group.
+        any_rows: whether the run has written any row to it by now.
+    """
     window = commit.window
     _emit(
         COMMITTED,
@@ -50,6 +64,7 @@ def committed(feature_group: FeatureGroup, commit: Commit) -> None:
             "end": None if window is None else window.end.isoformat(),
             "rows": commit.rows_written,
         },
+        labels={LAST: "true" if last else "false", ROWS: "some" if any_rows else "none"},
     )
 
 
@@ -94,13 +109,13 @@ def _resource_of_model(model: ModelVersion) -> str:
     return f"triptych.model.{model.name}.{model.version}"
 
 
-def _emit(event: str, resource: str, payload: Mapping[str, Any]) -> None:
+def _emit(event: str, resource: str, payload: Mapping[str, Any], *, labels: Mapping[str, str] | None = None) -> None:
     if not _in_a_run():
         return
     from prefect.events import emit_event
 
     with _never_fails(f"The event {event} of {resource}"):
-        emit_event(event, resource={"prefect.resource.id": resource}, payload=dict(payload))
+        emit_event(event, resource={"prefect.resource.id": resource, **(labels or {})}, payload=dict(payload))
 
 
 # --- artifacts ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Writing to a feature group from a flow: rules, report, event. And a store that holds rows of one source only."""
+"""Writing to feature groups from a flow: rules, report, event. And a store that holds rows of one source only."""
 
 from __future__ import annotations
 
@@ -17,9 +17,55 @@ if TYPE_CHECKING:
     from featurestore import Commit, FeatureGroup, FeatureStore
 
 
-@task(task_run_name="write {group.name}", **retries.WRITING)
+class Writing:
+    """What one run writes to its groups. Leaving it tells the last commit of each group as the last.
+
+    So who waits for new rows starts once per run, into however many pieces a backfill was cut, and finds all groups
+    complete: a commit is told when the next one of its group is there, and the last ones when everything is written. A
+    run that is killed leaves its last ones untold; the schedules make up for it.
+
+    >>> with Writing() as written:
+    ...     written.commits
+    []
+    """
+
+    def __init__(self) -> None:
+        self.commits: list[Commit] = []
+        self._untold: dict[str, tuple[FeatureGroup, Commit]] = {}
+        self._has_rows: set[str] = set()
+
+    def __enter__(self) -> Writing:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for name, (group, commit) in self._untold.items():
+            events.committed(group, commit, last=True, any_rows=name in self._has_rows)
+
+    def write(self, group: FeatureGroup, rows: pd.DataFrame, window: Window | None) -> Commit:
+        """Write rows that pass their rules; a batch that does not is refused whole, and its report is kept."""
+        commit = _insert(group, rows, window)
+        if before := self._untold.pop(group.name, None):
+            events.committed(*before, last=False, any_rows=group.name in self._has_rows)
+        self._untold[group.name] = group, commit
+        if commit.rows_written:
+            self._has_rows.add(group.name)
+        self.commits.append(commit)
+        return commit
+
+    @property
+    def rows_written(self) -> int:
+        """The rows of all commits."""
+        return sum(commit.rows_written for commit in self.commits)
+
+
 def write(group: FeatureGroup, rows: pd.DataFrame, window: Window | None) -> Commit:
-    """Write rows that pass their rules; a batch that does not is refused whole, and its report is kept."""
+    """Write all that a run has for a group, as `Writing.write` does it, and tell it at once."""
+    with Writing() as written:
+        return written.write(group, rows, window)
+
+
+@task(task_run_name="write {group.name}", **retries.WRITING)
+def _insert(group: FeatureGroup, rows: pd.DataFrame, window: Window | None) -> Commit:
     system = group.tags.get("system")
     try:
         commit = group.insert(rows, window=window, code=partitions.code_of(system) if system else "")
@@ -28,7 +74,6 @@ def write(group: FeatureGroup, rows: pd.DataFrame, window: Window | None) -> Com
         events.validation_failed(group, error.report)
         raise
     events.validation_artifact(group.name, newest_report(group))
-    events.committed(group, commit)
     return commit
 
 

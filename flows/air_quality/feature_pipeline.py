@@ -12,7 +12,7 @@ from featurestore.times import Window
 from flows import command_line, events, retries, windows
 from flows.air_quality import schema
 from flows.settings import Settings
-from flows.writing import check_source, summary, write
+from flows.writing import Writing, check_source, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,19 +54,20 @@ def air_quality_features(start: datetime | None = None, end: datetime | None = N
         get_run_logger().info("Skipped: there is nothing newer than what is committed.")
         events.summary_artifact("air-quality-features-summary", [summary(groups, None, [])])
         return 0
-    commits = []
-    for tile in events.progress(windows.tiles(window, TILE), f"Features of {window}"):
-        goes_on = start is None and tile.start == window.start
-        reading = Window(looking_back(outlook_fg, tile.start) if goes_on else tile.start, tile.end)
-        history = FIRST_HISTORY if pm25_fg.watermark is None else timedelta(0)
-        measurements = read_measurements(reading, history, seen_at)
-        commits.append(write(pm25_fg, days_of(measurements, reading, history), tile))
-        # The years before are in our own group: no service is asked for them again.
-        rows_of = compute(measurements, read_days(pm25_fg, reading), *read_weather(reading), reading)
-        # The outlook is written last: its watermark says that all before it is complete, so a killed run is repaired.
-        commits += [write(groups[name], rows, tile) for name, rows in rows_of.items()]
-    events.summary_artifact("air-quality-features-summary", [summary(groups, window, commits)])
-    return sum(commit.rows_written for commit in commits)
+    with Writing() as written:
+        for tile in events.progress(windows.tiles(window, TILE), f"Features of {window}"):
+            goes_on = start is None and tile.start == window.start
+            reading = Window(looking_back(outlook_fg, tile.start) if goes_on else tile.start, tile.end)
+            history = FIRST_HISTORY if pm25_fg.watermark is None else timedelta(0)
+            measurements = read_measurements(reading, history, seen_at)
+            written.write(pm25_fg, days_of(measurements, reading, history), tile)
+            # The years before are in our own group: no service is asked for them again.
+            rows_of = compute(measurements, read_days(pm25_fg, reading), *read_weather(reading), reading)
+            # The outlook comes last: its watermark says that all before it is complete, so a killed run is repaired.
+            for name, rows in rows_of.items():
+                written.write(groups[name], rows, tile)
+    events.summary_artifact("air-quality-features-summary", [summary(groups, window, written.commits)])
+    return written.rows_written
 
 
 def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:

@@ -12,7 +12,7 @@ from featurestore.times import Window
 from flows import command_line, events, retries, rules, windows
 from flows.electricity import schema
 from flows.settings import Settings
-from flows.writing import check_source, summary, write
+from flows.writing import Writing, check_source, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,18 +48,20 @@ def electricity_features(start: datetime | None = None, end: datetime | None = N
         get_run_logger().info("Skipped: there is nothing newer than what is committed.")
         events.summary_artifact("electricity-features-summary", [summary(groups, None, [])])
         return 0
-    commits = []
-    for tile in events.progress(windows.tiles(window, TILE), f"Features of {window}"):
-        goes_on = start is None and tile.start == window.start
-        reading = Window(looking_back(groups[schema.DAY_AHEAD_GROUP], tile.start) if goes_on else tile.start, tile.end)
-        rows_of = compute(
-            read_demand(reading, seen_at), read_weather(reading), read_operator_forecasts(reading, seen_at),
-            read_prices(reading, seen_at), reading,
-        )  # fmt: skip
-        # The spine is written last: its watermark says that all before it is complete, so a killed run is repaired.
-        commits += [write(groups[name], rows, tile) for name, rows in rows_of.items()]
-    events.summary_artifact("electricity-features-summary", [summary(groups, window, commits)])
-    return sum(commit.rows_written for commit in commits)
+    spine = groups[schema.DAY_AHEAD_GROUP]
+    with Writing() as written:
+        for tile in events.progress(windows.tiles(window, TILE), f"Features of {window}"):
+            goes_on = start is None and tile.start == window.start
+            reading = Window(looking_back(spine, tile.start) if goes_on else tile.start, tile.end)
+            rows_of = compute(
+                read_demand(reading, seen_at), read_weather(reading), read_operator_forecasts(reading, seen_at),
+                read_prices(reading, seen_at), reading,
+            )  # fmt: skip
+            # The spine comes last: its watermark says that all before it is complete, so a killed run is repaired.
+            for name, rows in rows_of.items():
+                written.write(groups[name], rows, tile)
+    events.summary_artifact("electricity-features-summary", [summary(groups, window, written.commits)])
+    return written.rows_written
 
 
 def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:

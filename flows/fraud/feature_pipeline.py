@@ -12,7 +12,7 @@ from featurestore.times import Window
 from flows import command_line, events, retries, windows
 from flows.fraud import schema
 from flows.settings import Settings
-from flows.writing import check_source, summary, write
+from flows.writing import Writing, check_source, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,18 +50,20 @@ def fraud_features(start: datetime | None = None, end: datetime | None = None) -
         get_run_logger().info("Skipped: there is nothing newer than what is committed.")
         events.summary_artifact("fraud-features-summary", [summary(groups, None, [])])
         return 0
-    commits = [write(groups[schema.CARDS_GROUP], read_cards(), window)]
-    for tile in events.progress(windows.tiles(window, TILE), f"Features of {window}"):
-        goes_on = start is None and tile.start == window.start
-        spine = groups[schema.TRANSACTIONS_GROUP]
-        reading = Window(looking_back(spine, tile.start) if goes_on else tile.start, tile.end)
-        rows_of = compute(read_transactions(reading), read_labels(reading), read_cards(), reading)
-        labels_fg = groups[schema.LABELS_GROUP]
-        rows_of[labels_fg.name] = not_superseded(labels_fg, rows_of[labels_fg.name])
-        # The spine is written last: its watermark says that all before it is complete, so a killed run is repaired.
-        commits += [write(groups[name], rows, tile) for name, rows in rows_of.items()]
-    events.summary_artifact("fraud-features-summary", [summary(groups, window, commits)])
-    return sum(commit.rows_written for commit in commits)
+    with Writing() as written:
+        written.write(groups[schema.CARDS_GROUP], read_cards(), window)
+        for tile in events.progress(windows.tiles(window, TILE), f"Features of {window}"):
+            goes_on = start is None and tile.start == window.start
+            spine = groups[schema.TRANSACTIONS_GROUP]
+            reading = Window(looking_back(spine, tile.start) if goes_on else tile.start, tile.end)
+            rows_of = compute(read_transactions(reading), read_labels(reading), read_cards(), reading)
+            labels_fg = groups[schema.LABELS_GROUP]
+            rows_of[labels_fg.name] = not_superseded(labels_fg, rows_of[labels_fg.name])
+            # The spine comes last: its watermark says that all before it is complete, so a killed run is repaired.
+            for name, rows in rows_of.items():
+                written.write(groups[name], rows, tile)
+    events.summary_artifact("fraud-features-summary", [summary(groups, window, written.commits)])
+    return written.rows_written
 
 
 def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:

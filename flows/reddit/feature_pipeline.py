@@ -12,7 +12,7 @@ from featurestore.times import Window
 from flows import command_line, events, retries, windows
 from flows.reddit import schema
 from flows.settings import Settings
-from flows.writing import check_source, summary, write
+from flows.writing import Writing, check_source, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,16 +50,17 @@ def reddit_features(start: datetime | None = None, end: datetime | None = None) 
         get_run_logger().info("Skipped: there is nothing newer than what is committed.")
         events.summary_artifact("reddit-features-summary", [summary(groups, None, [])])
         return 0
-    commits = []
-    for tile in events.progress(windows.tiles(window, TILE), f"Features of {window}"):
-        goes_on = start is None and tile.start == window.start
-        reading = Window(looking_back(posts_fg, tile.start) if goes_on else tile.start, tile.end)
-        posts = not_yet_known(posts_fg, read_posts(reading), reading)
-        outcomes = read_outcomes(groups[schema.OUTCOMES_GROUP], known_posts(posts_fg, posts, tile), tile)
-        # The spine is written last: its watermark says that all before it is complete, so a killed run is repaired.
-        commits += [write(groups[name], rows, tile) for name, rows in compute(posts, outcomes, tile).items()]
-    events.summary_artifact("reddit-features-summary", [summary(groups, window, commits)])
-    return sum(commit.rows_written for commit in commits)
+    with Writing() as written:
+        for tile in events.progress(windows.tiles(window, TILE), f"Features of {window}"):
+            goes_on = start is None and tile.start == window.start
+            reading = Window(looking_back(posts_fg, tile.start) if goes_on else tile.start, tile.end)
+            posts = not_yet_known(posts_fg, read_posts(reading), reading)
+            outcomes = read_outcomes(groups[schema.OUTCOMES_GROUP], known_posts(posts_fg, posts, tile), tile)
+            # The spine comes last: its watermark says that all before it is complete, so a killed run is repaired.
+            for name, rows in compute(posts, outcomes, tile).items():
+                written.write(groups[name], rows, tile)
+    events.summary_artifact("reddit-features-summary", [summary(groups, window, written.commits)])
+    return written.rows_written
 
 
 def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:

@@ -12,7 +12,7 @@ from featurestore.times import Window
 from flows import command_line, events, retries, rules, windows
 from flows.settings import Settings
 from flows.stock import schema
-from flows.writing import check_source, summary, write
+from flows.writing import Writing, check_source, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,34 +46,35 @@ def stock_features(start: datetime | None = None, end: datetime | None = None) -
     window = windows.next_window(
         spine.watermark, start, end, earliest=source.span().start, at=source.available_until(seen_at)
     )  # fmt: skip
-    commits, waiting_for, news_are = [], None, READ if source.has_news() else NO_FEED
+    waiting_for, news_are = None, READ if source.has_news() else NO_FEED
     if window is not None and sessions.closes_between(*window).empty:
         window = None
     begins = None if window is None else window.start
-    for tile in [] if window is None else events.progress(windows.tiles(window, TILE), f"Features of {window}"):
-        goes_on = start is None and tile.start == begins
-        reading = Window(looking_back(spine, tile.start) if goes_on else tile.start, tile.end)
-        bars = read_bars(reading, seen_at)
-        tile, waiting_for = arrived(tile, bars, seen_at)
-        if waiting_for is not None:
-            get_run_logger().warning(
-                "The bar of the close at %s is not there yet; the next run asks again.", waiting_for
-            )
-        if tile.start == tile.end:
-            break
-        news, failure = read_news(groups[schema.NEWS_GROUP], reading)
-        news_are = failure or news_are
-        rows_of = compute(bars, news, Window(reading.start, tile.end))
-        # The spine is written last: its watermark says that all before it is complete, so a killed run is repaired.
-        commits += [write(groups[name], rows, tile) for name, rows in rows_of.items()]
-    if not commits:
+    with Writing() as written:
+        for tile in [] if window is None else events.progress(windows.tiles(window, TILE), f"Features of {window}"):
+            goes_on = start is None and tile.start == begins
+            reading = Window(looking_back(spine, tile.start) if goes_on else tile.start, tile.end)
+            bars = read_bars(reading, seen_at)
+            tile, waiting_for = arrived(tile, bars, seen_at)
+            if waiting_for is not None:
+                get_run_logger().warning(
+                    "The bar of the close at %s is not there yet; the next run asks again.", waiting_for
+                )
+            if tile.start == tile.end:
+                break
+            news, failure = read_news(groups[schema.NEWS_GROUP], reading)
+            news_are = failure or news_are
+            # The spine comes last: its watermark says that all before it is complete, so a killed run is repaired.
+            for name, rows in compute(bars, news, Window(reading.start, tile.end)).items():
+                written.write(groups[name], rows, tile)
+    if not written.commits:
         get_run_logger().info("Skipped: there is nothing newer than what is committed.")
-    row = summary(groups, window if commits else None, commits) | {
+    row = summary(groups, window if written.commits else None, written.commits) | {
         "news": news_are,
         "waiting_for": None if waiting_for is None else waiting_for.isoformat(),
     }
     events.summary_artifact("stock-features-summary", [row])
-    return sum(commit.rows_written for commit in commits)
+    return written.rows_written
 
 
 def feature_groups(fs: FeatureStore, *, source: str) -> dict[str, FeatureGroup]:

@@ -67,7 +67,7 @@ def events_of(run_id: UUID, *, count: int) -> list[dict]:
 
 
 def tell_everything() -> None:
-    events.committed(GROUP, COMMIT)
+    events.committed(GROUP, COMMIT, last=True, any_rows=True)
     events.model_registered(MODEL)
     events.model_promoted(MODEL, why="better")
     events.model_rejected(MODEL, why="worse")
@@ -82,10 +82,9 @@ def told(prefect_api) -> dict[str, dict]:
     """Events by name, all told by one run: the server stores them every five seconds only."""
 
     def tell() -> None:
-        events.committed(GROUP, COMMIT)
-        events.committed(
-            SimpleNamespace(name="spine", version=2), SimpleNamespace(version=8, rows_written=0, window=None)
-        )
+        events.committed(GROUP, COMMIT, last=True, any_rows=True)
+        spine = SimpleNamespace(name="spine", version=2)
+        events.committed(spine, SimpleNamespace(version=8, rows_written=0, window=None), last=False, any_rows=False)
         events.model_registered(MODEL)
         events.model_rejected(MODEL, why="not better than champion")
         events.model_promoted(MODEL, why="better than champion")
@@ -110,6 +109,46 @@ def test_commit_without_a_window_has_no_times(told):
         "end": None,
         "rows": 0,
     }
+
+
+def test_last_commit_of_a_run_for_a_group_says_so_and_whether_the_run_wrote_rows(prefect_api, tmp_path):
+    """What triggers match: one run of three pieces starts those who wait once, and after all of it is written."""
+    import pandas as pd
+
+    import featurestore
+    from flows.writing import Writing
+
+    fs = featurestore.connect(home=tmp_path)
+    labels, spine = (
+        fs.get_or_create_feature_group(name=name, version=1, primary_key=["k"], event_time="t")
+        for name in ("labels", "spine")
+    )
+
+    def rows(day: int) -> pd.DataFrame:
+        return pd.DataFrame({"k": [1], "t": [pd.Timestamp(f"2026-01-0{day}T12:00Z")]})
+
+    def three_days() -> None:
+        with Writing() as written:
+            for day in (1, 2, 3):
+                window = Window.of(f"2026-01-0{day}", f"2026-01-0{day + 1}")
+                written.write(labels, rows(day).head(1 if day == 1 else 0), window)
+                written.write(spine, rows(day), window)
+        assert written.rows_written == sum(commit.rows_written for commit in written.commits)
+
+    def labelled(found: list[dict]) -> list[tuple[str, ...]]:
+        chosen = [each for each in found if each["event"] == events.COMMITTED]
+        names = ("prefect.resource.id", events.LAST, events.ROWS)
+        ordered = sorted(chosen, key=lambda each: each["occurred"])
+        return [
+            tuple(each["resource"][name].removeprefix("triptych.feature-group.") for name in names) for each in ordered
+        ]
+
+    first, again = run_in_flow(three_days), run_in_flow(three_days)
+    assert labelled(events_of(first, count=6)) == [
+        ("labels.1", "false", "some"), ("spine.1", "false", "some"), ("labels.1", "false", "some"),
+        ("spine.1", "false", "some"), ("labels.1", "true", "some"), ("spine.1", "true", "some"),
+    ]  # fmt: skip
+    assert {each[2] for each in labelled(events_of(again, count=6))} == {"none"}
 
 
 def test_model_events_say_which_version_and_why(told):

@@ -20,7 +20,7 @@ from flows.air_quality.simulator import Trouble
 from flows.air_quality.training_pipeline import air_quality_training
 from flows.http import ServiceUnavailable, UnexpectedAnswer
 from flows.settings import Settings
-from flows.writing import write
+from flows.writing import Writing
 from tests.flows.air_quality.conftest import END, Services, only_a_few_stations
 from tests.flows.stub_server import Reply
 
@@ -116,13 +116,16 @@ def test_run_killed_before_the_outlook_is_repaired_by_the_next(
 
     air_quality_features(start=day(0), end=day(1))
     with monkeypatch.context() as patch:
+        write = Writing.write
 
-        def until_the_outlook(group: featurestore.FeatureGroup, rows: pd.DataFrame, window: Window) -> object:
+        def until_the_outlook(
+            written: Writing, group: featurestore.FeatureGroup, rows: pd.DataFrame, window: Window
+        ) -> object:
             if group.name == schema.OUTLOOK_GROUP:
                 raise Killed
-            return write(group, rows, window)
+            return write(written, group, rows, window)
 
-        patch.setattr(feature_pipeline, "write", until_the_outlook)
+        patch.setattr(Writing, "write", until_the_outlook)
         with pytest.raises(Killed):
             air_quality_features(start=day(1), end=day(2))
     with windows.frozen(day(2)):

@@ -28,6 +28,7 @@ from flows.electricity.simulator import Trouble
 from flows.electricity.training_pipeline import electricity_training
 from flows.http import ServiceUnavailable, UnexpectedAnswer
 from flows.settings import Settings
+from flows.writing import Writing
 from tests.flows.electricity.conftest import END, START, Services
 from tests.flows.stub_server import Reply
 
@@ -114,14 +115,14 @@ def test_run_killed_before_the_spine_is_repaired_by_the_next(empty: Settings, mo
 
     electricity_features(start=day(0), end=day(1))
     with monkeypatch.context() as patch:
-        write = feature_pipeline.write
+        write = Writing.write
 
-        def until_the_spine(group: object, rows: pd.DataFrame, window: object) -> object:
+        def until_the_spine(written: Writing, group: object, rows: pd.DataFrame, window: object) -> object:
             if group.name == schema.DAY_AHEAD_GROUP:
                 raise Killed
-            return write(group, rows, window)
+            return write(written, group, rows, window)
 
-        patch.setattr(feature_pipeline, "write", until_the_spine)
+        patch.setattr(Writing, "write", until_the_spine)
         with pytest.raises(Killed):
             electricity_features(start=day(1), end=day(2))
     with windows.frozen(day(2)):

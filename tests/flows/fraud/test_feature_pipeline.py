@@ -13,6 +13,7 @@ from flows import windows
 from flows.fraud import feature_pipeline, schema, source
 from flows.fraud.feature_pipeline import fraud_features
 from flows.settings import Settings
+from flows.writing import Writing
 
 GROUPS = [
     schema.CARDS_GROUP,
@@ -87,14 +88,14 @@ def test_run_killed_before_the_spine_is_repaired_by_the_next(empty: Settings, mo
 
     fraud_features(start=day(0), end=day(1))
     with monkeypatch.context() as patch:
-        write = feature_pipeline.write
+        write = Writing.write
 
-        def until_the_spine(group: object, rows: pd.DataFrame, window: object) -> object:
+        def until_the_spine(written: Writing, group: object, rows: pd.DataFrame, window: object) -> object:
             if group.name == schema.TRANSACTIONS_GROUP:
                 raise Killed
-            return write(group, rows, window)
+            return write(written, group, rows, window)
 
-        patch.setattr(feature_pipeline, "write", until_the_spine)
+        patch.setattr(Writing, "write", until_the_spine)
         with pytest.raises(Killed):
             fraud_features(start=day(1), end=day(2))
     with windows.frozen(day(2)):

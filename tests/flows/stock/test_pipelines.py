@@ -19,6 +19,7 @@ from flows.stock import feature_pipeline, inference_pipeline, recent, schema, si
 from flows.stock.feature_pipeline import stock_features
 from flows.stock.inference_pipeline import Champions, stock_inference
 from flows.stock.training_pipeline import stock_training
+from flows.writing import Writing
 from tests.flows.stock.conftest import END, START, Services, close_at, traded_close
 from tests.flows.stub_server import Reply
 
@@ -118,14 +119,16 @@ def test_run_killed_before_the_spine_is_repaired_by_the_next(empty: Settings, mo
 
     stock_features(start=midnight(5, 4), end=midnight(5, 6))
     with monkeypatch.context() as patch:
-        write = vars(feature_pipeline)["write"]
+        write = Writing.write
 
-        def until_the_spine(group: featurestore.FeatureGroup, rows: pd.DataFrame, window: object) -> object:
+        def until_the_spine(
+            written: Writing, group: featurestore.FeatureGroup, rows: pd.DataFrame, window: object
+        ) -> object:
             if group.name == schema.FEATURES_GROUP:
                 raise Killed
-            return write(group, rows, window)
+            return write(written, group, rows, window)
 
-        patch.setattr(feature_pipeline, "write", until_the_spine)
+        patch.setattr(Writing, "write", until_the_spine)
         with pytest.raises(Killed):
             stock_features(start=midnight(5, 6), end=midnight(5, 8))
     with windows.frozen(midnight(5, 8)):
