@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,7 +18,8 @@ from flows.fraud.feature_pipeline import fraud_features
 from flows.fraud.inference_pipeline import Predictor, fraud_inference
 from flows.fraud.training_pipeline import fraud_training
 from flows.settings import Settings
-from tests.flows.fraud.conftest import training_in_a_hurry
+from tests.flows import shadow_law
+from tests.flows.fraud.conftest import living_in, training_in_a_hurry
 
 END = datetime(2026, 4, 1, tzinfo=UTC)
 
@@ -237,3 +239,15 @@ def test_request_that_cannot_be_scored_is_refused(
     request = {"cc_num": "1", "merchant_id": "m", "datetime": END, "amount": 1.0}
     with pytest.raises(error, match=message):
         Predictor().predict(request | change)
+
+
+# --- the shadow --------------------------------------------------------------------------------------
+
+
+def test_challengers_are_heard_on_the_same_transactions_and_change_nothing_served(
+    trained_once: Path, tmp_path: Path
+) -> None:
+    shadow_law.check(
+        trained_once, tmp_path, living_in, fraud_inference, {schema.MODEL: schema.PREDICTIONS_GROUP},
+        Window(END - timedelta(days=17), END - timedelta(days=16)),
+    )  # fmt: skip
