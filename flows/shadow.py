@@ -25,36 +25,38 @@ def score(
     fs: FeatureStore,
     predictions: FeatureGroup,
     window: Window | None,
-    model_name: str,
-    predicted_by: Callable[[registry.ModelVersion, Window], pd.DataFrame],
-    *,
+    predicted_by: Callable[..., pd.DataFrame],
+    *names: str,
     prefix: str = "",
 ) -> dict[str, Any]:
-    """Let the model's challenger predict the window, and write what it has not said yet; columns for the summary.
+    """Let the challenger predict the window, and write what it has not said yet; columns for the run's summary.
 
     Call it when the champion's predictions are committed: whatever goes wrong here is logged and told in the summary,
     and the run goes on. A window that failed is made up for when the flow runs over it again.
 
     Args:
         window: what the champion has predicted; None: nothing new, so the challenger rests too.
-        predicted_by: what predicted for the champion.
-        prefix: of the columns, where a system has more than one model.
+        predicted_by: what predicted for the champion; called with the challenger of each name (None for one that has
+            none: its champion stays in its place) and the window.
+        names: of the registered models that make one row of the group together; mostly one.
+        prefix: of the columns, where a run has several such rows.
     Returns:
         shadow_version (None: no challenger, or nothing new), shadow_rows_written, shadow_failure (None: all is well).
     """
-    challenger, written, failure = None, 0, None
+    found, written, failure = [], 0, None
     try:
-        challenger = None if window is None else registry.challenger(model_name)
-        if window is not None and challenger is not None:
-            rows = predicted_by(challenger, window)
+        found = [] if window is None else [registry.challenger(name) for name in names]
+        if window is not None and any(found):
+            rows = predicted_by(*found, window)
             group = group_beside(fs, predictions)
             written = write(group, serving.not_yet_made(group, rows, window), window).rows_written
     except Exception as error:  # noqa: BLE001 - whatever a challenger does, the champion has served already
         failure = f"{type(error).__name__}: {error}"
-        who = f"challenger of {model_name}" if challenger is None else f"challenger {challenger}"
-        get_run_logger().warning("The %s was not scored in the shadow: %s. The champion has served.", who, failure)
+        who = ", ".join(str(each or name) for each, name in zip(found, names, strict=False)) or ", ".join(names)
+        get_run_logger().warning("No shadow of %s: %s. What the champion predicted is written.", who, failure)
+    versions = ", ".join("none" if each is None else str(each.version) for each in found)
     return {
-        f"{prefix}shadow_version": None if challenger is None else challenger.version,
+        f"{prefix}shadow_version": versions if any(found) else None,
         f"{prefix}shadow_rows_written": written,
         f"{prefix}shadow_failure": failure,
     }

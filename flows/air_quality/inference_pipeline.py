@@ -61,7 +61,7 @@ def air_quality_inference(start: datetime | None = None, end: datetime | None = 
 
     made = serving.publish(predictions_fg, window, partial(forecast_by, champion))
     worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
-    shadowed = shadow.score(fs, predictions_fg, window, schema.MODEL, forecast_by)
+    shadowed = shadow.score(fs, predictions_fg, window, forecast_by, schema.MODEL)
     events.summary_artifact(
         "air-quality-inference-summary", [made.summary() | serving.came_from(champion) | worth | shadowed]
     )

@@ -46,7 +46,7 @@ def forecast_prices(
 
     made = serving.publish(predictions_fg, window, partial(forecast_by, champion))
     worth = hindcast(fs, predictions_fg, predictions_fg.watermark or made_at, made_at)
-    shadowed = shadow.score(fs, predictions_fg, window, schema.PRICE_MODEL, forecast_by)
+    shadowed = shadow.score(fs, predictions_fg, window, forecast_by, schema.PRICE_MODEL)
     return {"model_version": champion.version, "rows_written": made.rows_written, **worth, **shadowed}
 
 

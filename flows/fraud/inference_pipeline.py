@@ -65,7 +65,7 @@ def fraud_inference(start: datetime | None = None, end: datetime | None = None) 
 
     made = serving.publish(predictions_fg, window, partial(scored_by, champion))
     worth = hindcast(fs, predictions_fg, made_at)
-    shadowed = shadow.score(fs, predictions_fg, window, schema.MODEL, scored_by)
+    shadowed = shadow.score(fs, predictions_fg, window, scored_by, schema.MODEL)
     events.summary_artifact("fraud-inference-summary", [summary(champion, made, worth | shadowed)])
     return made.rows_written
 

@@ -65,7 +65,7 @@ def reddit_inference(start: datetime | None = None, end: datetime | None = None)
     worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
     for target, model in models.items():
         worth |= shadow.score(
-            fs, predictions_fg, window, model.name, partial(predicted_by, target), prefix=f"{target}_"
+            fs, predictions_fg, window, partial(predicted_by, target), model.name, prefix=f"{target}_"
         )
     events.summary_artifact("reddit-inference-summary", [summary(models, made, worth)])
     return made.rows_written

@@ -64,20 +64,16 @@ def stock_inference(start: datetime | None = None, end: datetime | None = None) 
         spine, predictions_fg, start, end, first_window=FIRST_WINDOW, system=schema.SYSTEM
     )  # fmt: skip
 
-    def forecast_by(models: Champions, window: Window) -> pd.DataFrame:
+    def forecast_by(
+        of_return: registry.ModelVersion | None, of_direction: registry.ModelVersion | None, window: Window
+    ) -> pd.DataFrame:
+        models = champions.instead(of_return, of_direction)
         return forecast(models, *read_batches(fs, spine, models, window), made_at)
 
-    made = serving.publish(predictions_fg, window, partial(forecast_by, champions))
+    made = serving.publish(predictions_fg, window, partial(forecast_by, None, None))
     joined = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
     events.summary_artifact("stock-recent-predictions", recent.table(joined))
-    # Each challenger in the place of its own champion; the other model stays the one that serves.
-    shadowed = shadow.score(
-        fs, predictions_fg, window, schema.RETURN_MODEL,
-        lambda model, window: forecast_by(champions._replace(of_return=model, why_none=""), window), prefix="return_",
-    ) | shadow.score(
-        fs, predictions_fg, window, schema.DIRECTION_MODEL,
-        lambda model, window: forecast_by(champions._replace(of_direction=model), window), prefix="direction_",
-    )  # fmt: skip
+    shadowed = shadow.score(fs, predictions_fg, window, forecast_by, schema.RETURN_MODEL, schema.DIRECTION_MODEL)
     events.summary_artifact("stock-inference-summary", [summary(champions, made, recent.worth(joined) | shadowed)])
     return made.rows_written
 
@@ -97,6 +93,12 @@ class Champions(NamedTuple):
         if found is None:
             why = NONE_BETTER if registry.versions(schema.RETURN_MODEL) else NOT_TRAINED
         return cls(found, registry.champion(schema.DIRECTION_MODEL), why)
+
+    def instead(self, of_return: registry.ModelVersion | None, of_direction: registry.ModelVersion | None) -> Champions:
+        """These with another version in the place of each; None leaves the one that serves."""
+        return Champions(
+            of_return or self.of_return, of_direction or self.of_direction, "" if of_return else self.why_none
+        )
 
 
 def predictions_group(fs: FeatureStore) -> FeatureGroup:
