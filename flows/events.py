@@ -9,6 +9,9 @@ remain the safety net), a failed write loses data.
 | triptych.validation.failed | triptych.feature-group.<name>.<version> | rules, rows |
 | triptych.freshness.violated, .restored | triptych.feature-group.<name>.<version> | watermark, ages in hours |
 | triptych.model.registered, .promoted, .rejected | triptych.model.<name>.<version> | version, run_id, why |
+| triptych.live_metric.regressed, .recovered | triptych.model.<name> | metric, value, baseline, skill, rows |
+| triptych.drift.found, .gone | triptych.model.<name> | features, the first one's distance and limit |
+| triptych.retraining.asked | triptych.model.<name> | system, why |
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     from featurestore import Commit, FeatureGroup
@@ -96,6 +99,40 @@ def model_rejected(model: ModelVersion, *, why: str) -> None:
     _emit_model(REJECTED, model, why)
 
 
+def live_metric_changed(model: str, *, is_regressed: bool, facts: Mapping[str, Any]) -> None:
+    """Tell that what a model's predictions turn out to be worth is too little, or enough again; once for each change.
+
+    Args:
+        facts: a row of the group `live_metrics`.
+    """
+    names = (
+        "metric", "unit", "value", "baseline", "baseline_value", "skill", "skill_low", "skill_high", "rows",
+        "model_versions", "kind",
+    )  # fmt: skip
+    _emit(REGRESSED if is_regressed else RECOVERED, _resource_of_name(model), _plain_of(facts, names))
+
+
+def drift_changed(model: str, *, is_found: bool, features: Sequence[str], facts: Mapping[str, Any]) -> None:
+    """Tell that columns of a model's rows look unlike those it was judged on, or like them again; once for each change.
+
+    Args:
+        features: the columns that changed, most important first.
+        facts: the row of the group `drift` of the first of them.
+    """
+    names = ("feature", "distance", "value", "limit", "null_share_then", "null_share_now", "model_version")
+    payload = {"features": list(features), **_plain_of(facts, names)}
+    _emit(DRIFT_FOUND if is_found else DRIFT_GONE, _resource_of_name(model), payload)
+
+
+def retraining_asked(model: str, *, system: str, why: str) -> None:
+    """Ask for a training of a model: whoever trains may answer, and nobody is called."""
+    _emit(RETRAINING_ASKED, _resource_of_name(model), {"system": system, "why": why})
+
+
+def _plain_of(facts: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: None if (value := _plain(facts[name])) != value else value for name in names}  # no NaN in JSON
+
+
 def _emit_model(event: str, model: ModelVersion, why: str) -> None:
     payload = {"version": model.version, "run_id": model.run_id, "why": why}
     _emit(event, _resource_of_model(model), payload)
@@ -103,6 +140,10 @@ def _emit_model(event: str, model: ModelVersion, why: str) -> None:
 
 def _resource_of(feature_group: FeatureGroup) -> str:
     return f"triptych.feature-group.{feature_group.name}.{feature_group.version}"
+
+
+def _resource_of_name(model: str) -> str:
+    return f"triptych.model.{model}"
 
 
 def _resource_of_model(model: ModelVersion) -> str:
@@ -165,17 +206,21 @@ def training_report_artifact(
     """
     link = f"[{model} in MLflow]({page})\n\n" if page else f"MLflow: {model}, run `{model.run_id}`\n\n"
     _markdown(f"training-report-{model.name}", link + markdown, f"How {model} was trained and what it is worth")
-    if picture is None or not _in_a_run():
-        return
-    from prefect.artifacts import create_image_artifact
+    if picture is not None:
+        _picture(f"training-plot-{model.name}", picture, f"{model}: the picture of its training report")
 
-    key = f"training-plot-{model.name}"
-    with _never_fails(f"The artifact {key}"):
-        create_image_artifact(
-            image_url="data:image/png;base64," + base64.b64encode(picture).decode(),
-            key=slug(key),
-            description=f"{model}: the picture of its training report",
-        )
+
+def monitoring_artifact(kind: Literal["hindcast", "drift"], model: str, markdown: str, picture: bytes | None) -> None:
+    """Keep what the monitor found of a model as `hindcast-<model>` or `drift-<model>`; each run adds to their history.
+
+    Args:
+        markdown: what was found, as tables.
+        picture: PNG bytes, for `hindcast-plot-<model>`; None where there is nothing to draw.
+    """
+    what = {"hindcast": "What predictions turned out to be worth", "drift": "Rows of late beside those of the test"}
+    _markdown(f"{kind}-{model}", markdown, f"{what[kind]}: {model}")
+    if picture is not None:
+        _picture(f"{kind}-plot-{model}", picture, f"{what[kind]}: {model}")
 
 
 def promotion_artifact(model: str, write: Callable[[], str]) -> None:
@@ -222,6 +267,19 @@ def _markdown(key: str, markdown: str, description: str) -> None:
 
     with _never_fails(f"The artifact {key}"):
         create_markdown_artifact(markdown, key=slug(key), description=description)
+
+
+def _picture(key: str, picture: bytes, description: str) -> None:
+    if not _in_a_run():
+        return
+    from prefect.artifacts import create_image_artifact
+
+    with _never_fails(f"The artifact {key}"):
+        create_image_artifact(
+            image_url="data:image/png;base64," + base64.b64encode(picture).decode(),
+            key=slug(key),
+            description=description,
+        )
 
 
 def _progress_bar(description: str) -> Callable[[int], None]:

@@ -56,6 +56,31 @@ def with_truth(
     return joined.assign(state=state)
 
 
+def served(predictions: pd.DataFrame, target: Sequence[str], *, which: Literal["first", "last"]) -> pd.DataFrame:
+    """One prediction for each target, of those made in time; where none was, of those made later.
+
+    Args:
+        predictions: the columns of `target`, made_at, model_version and backfilled. A null backfilled is a row made
+            before that was noted, and counts as made later.
+        target: what names a target, and how far ahead it was looked.
+        which: the first said, where it is acted on at once; or the last, where the newest is read until its time comes.
+    Returns:
+        The chosen rows in their order, index 0..n-1, with a backfilled that is never null.
+
+    >>> late = [False, False, True]
+    >>> rows = pd.DataFrame({"day": "d", "made_at": [1, 2, 9], "model_version": 1, "backfilled": late})
+    >>> [served(rows, ["day"], which=which)["made_at"].tolist() for which in ("first", "last")]
+    [[1], [2]]
+    """
+    late = predictions["backfilled"].astype("boolean").fillna(True).astype("bool")
+    numbered = predictions.assign(backfilled=late).reset_index(drop=True)
+    said = numbered.sort_values(["made_at", "model_version"], na_position="first", kind="stable")
+    if which == "last":
+        said = said.iloc[::-1]
+    chosen = said.sort_values("backfilled", kind="stable").drop_duplicates(list(target))
+    return chosen.sort_index().reset_index(drop=True)
+
+
 class Judged(NamedTuple):
     """The rows that may be judged together, and what they are: a hindcast or a backtest; the two are never mixed."""
 

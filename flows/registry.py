@@ -220,6 +220,7 @@ def _mlflow() -> ModuleType:
     # Before the import: MLflow reads these while it is imported.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
     import mlflow.exceptions
 
@@ -600,16 +601,6 @@ def champion(name: str) -> ModelVersion | None:
     Look it up once per run and use that version throughout: the alias may move while the run goes on.
     """
     return _by_alias(_client(), name, CHAMPION)
-
-
-def challenger(name: str) -> ModelVersion | None:
-    """The newest version that the gate has not let serve, to be scored in the shadow; None where there is none.
-
-    It is waiting for the gate, or was rejected: then what it would have said shows whether the gate was right.
-    """
-    found = _by_alias(_client(), name, CHALLENGER)
-    # While a version is promoted it has both aliases for a moment: then it is the champion.
-    return None if found is None or CHAMPION in found.aliases else found
 
 
 def require_champion(name: str, *, trained_by: str) -> ModelVersion:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.errors import InvalidData
-from flows import boosting, evaluation, regression, splitting
+from flows import boosting, evaluation, ranking, regression, splitting
 from flows.evaluation import canvas, png
-from flows.reddit import ranking, schema
+from flows.reddit import schema
 from flows.reddit.schema import Target
 from flows.splitting import SplitPlan, Splits
 

@@ -210,7 +210,7 @@ def judge(
         others[f"champion (version {champion.version})"] = training.champion_scores(
             fs, champion, X, splits, key=["post_id"]
         )
-    from flows.reddit import ranking
+    from flows import ranking
 
     return result, ranking.beats(data.y_test, outputs[modelling.XGB], others, blocks=modelling.days_of(X))
 

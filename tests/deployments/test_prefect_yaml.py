@@ -39,8 +39,11 @@ def test_entry_point_is_a_dotted_name_of_a_flow(deployment: dict[str, Any]) -> N
 
 
 @each_deployment
-def test_flow_and_deployment_have_the_same_name(deployment: dict[str, Any]) -> None:
-    assert flow_of(deployment).name == deployment["name"]
+def test_flow_and_deployment_have_the_same_name_but_for_the_flow_that_every_system_has(
+    deployment: dict[str, Any],
+) -> None:
+    system = deployment["parameters"].get("system", "").replace("_", "-")
+    assert deployment["name"] == "-".join(part for part in (system, flow_of(deployment).name) if part)
 
 
 @each_deployment
@@ -93,12 +96,12 @@ def test_names_and_slugs_are_unique() -> None:
     assert {name: n for name, n in (names + slugs).items() if n > 1} == {}
 
 
-def test_every_system_has_its_three_pipelines() -> None:
+def test_every_system_has_its_three_pipelines_and_is_monitored() -> None:
     systems = {path.parent.name for path in Path(ROOT, "flows").glob("*/feature_pipeline.py")}
     wanted = {
         f"{system.replace('_', '-')}-{pipeline}"
         for system in systems
-        for pipeline in ("features", "training", "inference")
+        for pipeline in ("features", "training", "inference", "monitor")
     }
     assert wanted <= {deployment["name"] for deployment in DEPLOYMENTS}
 

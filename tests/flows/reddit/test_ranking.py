@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from featurestore.errors import InvalidData
-from flows.reddit import modelling, ranking
+from flows import ranking
+from flows.reddit import modelling
 from flows.reddit.modelling import Bands, Medians
 
 DAYS = np.repeat(np.arange(20), 10)
