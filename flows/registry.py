@@ -603,6 +603,16 @@ def champion(name: str) -> ModelVersion | None:
     return _by_alias(_client(), name, CHAMPION)
 
 
+def challenger(name: str) -> ModelVersion | None:
+    """The newest version that the gate has not let serve, to be scored in the shadow; None where there is none.
+
+    It is waiting for the gate, or was rejected: then what it would have said shows whether the gate was right.
+    """
+    found = _by_alias(_client(), name, CHALLENGER)
+    # While a version is promoted it has both aliases for a moment: then it is the champion.
+    return None if found is None or CHAMPION in found.aliases else found
+
+
 def require_champion(name: str, *, trained_by: str) -> ModelVersion:
     """The champion, or an error that says which flow makes one.
 

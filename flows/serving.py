@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prefect import task
+from prefect import get_run_logger, task
 
 from featurestore.errors import InvalidTime, NotFound
 from featurestore.times import Window
 from flows import registry, retries, windows
 from flows.training import features_first
+from flows.writing import write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,14 +92,60 @@ def widen(fs: FeatureStore, name: str, version: int, features: Sequence[Feature]
         group.append_features(missing)
 
 
+class Published(NamedTuple):
+    """What a run has predicted: all rows of its window, also those that had been predicted before; None: no window."""
+
+    window: Window | None
+    rows: pd.DataFrame | None
+    rows_written: int
+
+    def summary(self) -> dict[str, Any]:
+        """The beginning of the one row of a run's summary."""
+        return {
+            "window": "nothing new" if self.window is None else str(self.window),
+            "rows_written": self.rows_written,
+            "rows_degraded": self.count("degraded"),
+            "rows_backfilled": self.count("backfilled"),
+        }
+
+    def count(self, flag: str) -> int:
+        """In how many rows a flag is set."""
+        return 0 if self.rows is None else int(self.rows[flag].sum())
+
+
+def publish(predictions: FeatureGroup, window: Window | None, predicted: Callable[[Window], pd.DataFrame]) -> Published:
+    """Write what is predicted of the window, but for what had been predicted before: what was said stays said.
+
+    Args:
+        predicted: makes the rows of the group of predictions; not called without a window.
+    """
+    if window is None:
+        get_run_logger().info("Skipped: there are no features newer than %s.", predictions.name)
+        return Published(None, None, 0)
+    rows = predicted(window)
+    commit = write(predictions, not_yet_made(predictions, rows, window), window)
+    return Published(window, rows, commit.rows_written)
+
+
+def came_from(model: registry.ModelVersion) -> dict[str, Any]:
+    """Version, view and training dataset of a model, as its predictions and a run's summary name them."""
+    lineage = model.lineage
+    return {
+        "model_version": model.version,
+        "feature_view": f"{lineage.feature_view}@{lineage.feature_view_version}",
+        "training_dataset_version": lineage.training_dataset_version,
+    }
+
+
 @task(task_run_name="what is new", **retries.READING)
-def not_yet_made(predictions: FeatureGroup, rows: pd.DataFrame, window: Window, key: Sequence[str]) -> pd.DataFrame:
-    """The rows that this version has not predicted yet: what was said stays said.
+def not_yet_made(predictions: FeatureGroup, rows: pd.DataFrame, window: Window) -> pd.DataFrame:
+    """The rows whose key and event time the group of predictions does not hold yet.
 
     Args:
         rows: predictions of the window.
-        key: the columns that name a prediction, its event time among them.
     """
-    made = predictions.read(start_time=window.start, end_time=window.end)[list(key)].assign(is_made=True)
-    marked = rows.merge(made, on=list(key), how="left")
+    assert predictions.event_time is not None
+    key = [*predictions.primary_key, predictions.event_time]
+    made = predictions.read(start_time=window.start, end_time=window.end)[key].assign(is_made=True)
+    marked = rows.merge(made, on=key, how="left")
     return marked.loc[marked["is_made"].isna(), list(rows.columns)]

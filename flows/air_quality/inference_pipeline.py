@@ -8,22 +8,22 @@ look it up in the group of predictions.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, task
 
 import featurestore
 from featurestore.errors import InvalidData
 from featurestore.times import Window
-from flows import command_line, events, registry, retries, rules, serving, windows
+from flows import command_line, events, registry, retries, rules, serving, shadow, windows
 from flows.air_quality import schema
 from flows.settings import Settings
-from flows.writing import write
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featurestore import Commit, FeatureGroup, FeatureStore
+    from featurestore import FeatureGroup, FeatureStore
 
 
 FIRST_WINDOW = timedelta(days=1)
@@ -36,7 +36,6 @@ EXPIRES_AFTER = timedelta(days=14)
 """A day whose mean is still unknown this long after it began is not waited for: too few hours were measured."""
 
 SYSTEM = "air_quality"
-KEY = ["station", "day", "horizon_days", "model_version", "issued_at"]
 
 
 @flow(name="air-quality-inference")
@@ -56,15 +55,17 @@ def air_quality_inference(start: datetime | None = None, end: datetime | None = 
         fs.get_feature_group(schema.OUTLOOK_GROUP, schema.VERSION), predictions_fg, start, end,
         first_window=FIRST_WINDOW, system=SYSTEM,
     )  # fmt: skip
-    commit, rows = None, None
-    if window is None:
-        get_run_logger().info("Skipped: there are no features newer than the forecasts.")
-    else:
-        rows = forecast(champion, serving.read_batch(fs, champion, window), made_at)
-        commit = write(predictions_fg, serving.not_yet_made(predictions_fg, rows, window, KEY), window)
+
+    def forecast_by(model: registry.ModelVersion, window: Window) -> pd.DataFrame:
+        return forecast(model, serving.read_batch(fs, model, window), made_at)
+
+    made = serving.publish(predictions_fg, window, partial(forecast_by, champion))
     worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
-    events.summary_artifact("air-quality-inference-summary", [summary(champion, window, commit, rows, worth)])
-    return 0 if commit is None else commit.rows_written
+    shadowed = shadow.score(fs, predictions_fg, window, forecast_by, schema.MODEL)
+    events.summary_artifact(
+        "air-quality-inference-summary", [made.summary() | serving.came_from(champion) | worth | shadowed]
+    )
+    return made.rows_written
 
 
 def predictions_group(fs: FeatureStore) -> FeatureGroup:
@@ -119,9 +120,8 @@ def forecast(model: registry.ModelVersion, batch: pd.DataFrame, made_at: datetim
         default="",
     )
     expected = np.where(impossible, np.where(np.isnan(newest), month, newest), said)
-    lineage = model.lineage
     rows = batch[["station", "day", "horizon_days", "issued_at"]].assign(
-        model_version=model.version,
+        **serving.came_from(model),
         city=batch["station"].map({code: each.city for code, each in schema.STATIONS.items()}),
         forecast_ug_m3=expected,
         polish_index=features.index_of(pd.Series(expected, index=batch.index)),
@@ -132,8 +132,6 @@ def forecast(model: registry.ModelVersion, batch: pd.DataFrame, made_at: datetim
         degraded=why != "",
         why=why.astype(object),
         reasons=explaining.reasons_of(loaded, batch),
-        feature_view=f"{lineage.feature_view}@{lineage.feature_view_version}",
-        training_dataset_version=lineage.training_dataset_version,
         made_at=made_at,
     )
     rows = rows.assign(backfilled=rows["made_at"] > rows["day"])
@@ -193,27 +191,6 @@ def worth(joined: pd.DataFrame) -> dict[str, Any]:
         "persistence_mae_by_days_ahead": ", ".join(
             f"{each['horizon']}: {each['baseline_mae']:.2f}" for each in by_horizon
         ),
-    }
-
-
-def summary(
-    model: registry.ModelVersion,
-    window: Window | None,
-    commit: Commit | None,
-    rows: pd.DataFrame | None,
-    worth: dict[str, Any],
-) -> dict[str, Any]:
-    """What the run did, as the one row of its summary."""
-    lineage = model.lineage
-    return {
-        "window": "nothing new" if window is None else str(window),
-        "rows_written": 0 if commit is None else commit.rows_written,
-        "rows_degraded": 0 if rows is None else int(rows["degraded"].sum()),
-        "rows_backfilled": 0 if rows is None else int(rows["backfilled"].sum()),
-        "model_version": model.version,
-        "feature_view": f"{lineage.feature_view}@{lineage.feature_view_version}",
-        "training_dataset_version": lineage.training_dataset_version,
-        **worth,
     }
 
 

@@ -9,22 +9,22 @@ group of predictions.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, task
 
 import featurestore
 from featurestore.errors import InvalidData
 from featurestore.times import Window
-from flows import boosting, command_line, events, explaining, registry, retries, rules, serving, windows
+from flows import boosting, command_line, events, explaining, registry, retries, rules, serving, shadow, windows
 from flows.electricity import price_inference, schema
 from flows.settings import Settings
-from flows.writing import write
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featurestore import Commit, FeatureGroup, FeatureStore
+    from featurestore import FeatureGroup, FeatureStore
 
 
 FIRST_WINDOW = timedelta(days=1)
@@ -56,19 +56,20 @@ def electricity_inference(start: datetime | None = None, end: datetime | None = 
         fs.get_feature_group(schema.DAY_AHEAD_GROUP, schema.VERSION), predictions_fg, start, end,
         first_window=FIRST_WINDOW, system=SYSTEM,
     )  # fmt: skip
-    commit, rows = None, None
-    if window is None:
-        get_run_logger().info("Skipped: there are no features newer than the forecasts.")
-    else:
-        rows = forecast(champion, serving.read_batch(fs, champion, window), made_at)
-        new = serving.not_yet_made(predictions_fg, rows, window, ["zone", "hour", "model_version", "issued_at"])
-        commit = write(predictions_fg, new, window)
-    worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
-    events.summary_artifact("electricity-inference-summary", [summary(champion, window, commit, rows, worth)])
+
+    def forecast_by(model: registry.ModelVersion, window: Window) -> pd.DataFrame:
+        return forecast(model, serving.read_batch(fs, model, window), made_at)
+
+    made = serving.publish(predictions_fg, window, partial(forecast_by, champion))
     prices = price_inference.forecast_prices(fs, start, end, made_at)
+    worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
+    shadowed = shadow.score(fs, predictions_fg, window, forecast_by, schema.MODEL)
+    events.summary_artifact(
+        "electricity-inference-summary", [made.summary() | serving.came_from(champion) | worth | shadowed]
+    )
     if prices is not None:
         events.summary_artifact("electricity-price-inference-summary", [prices])
-    return 0 if commit is None else commit.rows_written
+    return made.rows_written
 
 
 def predictions_group(fs: FeatureStore) -> FeatureGroup:
@@ -114,17 +115,14 @@ def forecast(model: registry.ModelVersion, batch: pd.DataFrame, made_at: datetim
         ],
         default="",
     )
-    lineage = model.lineage
     rows = batch[["zone", "hour", "issued_at"]].assign(
-        model_version=model.version,
+        **serving.came_from(model),
         horizon_hours=batch["horizon_hours"],
         forecast_mw=np.where(without_model, stands_in, said),
         baseline_mw=naive,
         temperature_c=temperature,
         degraded=why != "",
         why=why.astype(object),
-        feature_view=f"{lineage.feature_view}@{lineage.feature_view_version}",
-        training_dataset_version=lineage.training_dataset_version,
         made_at=made_at,
         reasons=explaining.reasons_of(loaded, boosting.matrix(batch, loaded.feature_names)).array,
     )
@@ -184,27 +182,6 @@ def worth(joined: pd.DataFrame, operator: pd.DataFrame) -> dict[str, Any]:
         **hindcasting.mean_absolute_errors(rows, "demand_mw", ours),
         "mape": None if rows.empty else regression.mape(rows["demand_mw"], rows["forecast_mw"]),
         **hindcasting.mean_absolute_errors(both, "demand_mw", beside),
-    }
-
-
-def summary(
-    model: registry.ModelVersion,
-    window: Window | None,
-    commit: Commit | None,
-    rows: pd.DataFrame | None,
-    worth: dict[str, Any],
-) -> dict[str, Any]:
-    """What the run did, as the one row of its summary."""
-    lineage = model.lineage
-    return {
-        "window": "nothing new" if window is None else str(window),
-        "rows_written": 0 if commit is None else commit.rows_written,
-        "rows_degraded": 0 if rows is None else int(rows["degraded"].sum()),
-        "rows_backfilled": 0 if rows is None else int(rows["backfilled"].sum()),
-        "model_version": model.version,
-        "feature_view": f"{lineage.feature_view}@{lineage.feature_view_version}",
-        "training_dataset_version": lineage.training_dataset_version,
-        **worth,
     }
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger, task
 
 from featurestore.errors import InvalidData
-from flows import boosting, explaining, registry, retries, rules, serving
+from featurestore.times import Window
+from flows import boosting, explaining, registry, retries, rules, serving, shadow
 from flows.electricity import schema
-from flows.writing import write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,14 +40,14 @@ def forecast_prices(
     predictions_fg = predictions_group(fs)
     spine = fs.get_feature_group(schema.PRICE_DAY_AHEAD_GROUP, schema.VERSION)
     window = serving.window_to_predict(spine, predictions_fg, start, end, first_window=FIRST_WINDOW, system=SYSTEM)
-    written = 0
-    if window is not None:
-        batch: pd.DataFrame = serving.read_batch(fs, champion, window)
-        rows: pd.DataFrame = forecast(champion, batch, made_at)
-        new = serving.not_yet_made(predictions_fg, rows, window, ["zone", "hour", "model_version", "issued_at"])
-        written = write(predictions_fg, new, window).rows_written
+
+    def forecast_by(model: registry.ModelVersion, window: Window) -> pd.DataFrame:
+        return forecast(model, serving.read_batch(fs, model, window), made_at)
+
+    made = serving.publish(predictions_fg, window, partial(forecast_by, champion))
     worth = hindcast(fs, predictions_fg, predictions_fg.watermark or made_at, made_at)
-    return {"model_version": champion.version, "rows_written": written, **worth}
+    shadowed = shadow.score(fs, predictions_fg, window, forecast_by, schema.PRICE_MODEL)
+    return {"model_version": champion.version, "rows_written": made.rows_written, **worth, **shadowed}
 
 
 def predictions_group(fs: FeatureStore) -> FeatureGroup:
@@ -89,17 +90,14 @@ def forecast(model: registry.ModelVersion, batch: pd.DataFrame, made_at: datetim
         ],
         default="",
     )
-    lineage = model.lineage
     rows = batch[["zone", "hour", "issued_at"]].assign(
-        model_version=model.version,
+        **serving.came_from(model),
         horizon_hours=batch["horizon_hours"],
         forecast_usd_per_mwh=np.where(without_model, newest, said),
         baseline_usd_per_mwh=newest,
         degraded=why != "",
         why=why.astype(object),
         reasons=explaining.reasons_of(loaded, boosting.matrix(batch, loaded.feature_names)).array,
-        feature_view=f"{lineage.feature_view}@{lineage.feature_view_version}",
-        training_dataset_version=lineage.training_dataset_version,
         made_at=made_at,
     )
     rows = rows.assign(backfilled=rows["made_at"] > rows["hour"])

@@ -10,22 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, task
 
 import featurestore
 from featurestore.errors import InvalidData
 from featurestore.times import Window
-from flows import boosting, command_line, events, explaining, registry, retries, rules, serving, windows
+from flows import boosting, command_line, events, explaining, registry, retries, rules, serving, shadow, windows
 from flows.fraud import schema
 from flows.settings import Settings
-from flows.writing import write
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featurestore import Commit, FeatureGroup, FeatureStore
+    from featurestore import FeatureGroup, FeatureStore
 
 
 FIRST_WINDOW = timedelta(days=7)
@@ -57,18 +57,17 @@ def fraud_inference(start: datetime | None = None, end: datetime | None = None) 
         fs.get_feature_group(schema.TRANSACTIONS_GROUP, schema.VERSION), predictions_fg, start, end,
         first_window=FIRST_WINDOW, system=SYSTEM,
     )  # fmt: skip
-    commit, rows = None, None
-    if window is None:
-        get_run_logger().info("Skipped: there are no features newer than the predictions.")
-    else:
-        batch: pd.DataFrame = serving.read_batch(fs, champion, window)
+
+    def scored_by(model: registry.ModelVersion, window: Window) -> pd.DataFrame:
+        batch: pd.DataFrame = serving.read_batch(fs, model, window)
         asked: pd.DataFrame = asked_of(fs, batch["tid"], window)
-        rows = score(champion, batch, asked, window, made_at)
-        new = serving.not_yet_made(predictions_fg, rows, window, ["tid", "model_version", "datetime"])
-        commit = write(predictions_fg, new, window)
+        return score(model, batch, asked, window, made_at)
+
+    made = serving.publish(predictions_fg, window, partial(scored_by, champion))
     worth = hindcast(fs, predictions_fg, made_at)
-    events.summary_artifact("fraud-inference-summary", [summary(champion, window, commit, rows, worth)])
-    return 0 if commit is None else commit.rows_written
+    shadowed = shadow.score(fs, predictions_fg, window, scored_by, schema.MODEL)
+    events.summary_artifact("fraud-inference-summary", [summary(champion, made, worth | shadowed)])
+    return made.rows_written
 
 
 def predictions_group(fs: FeatureStore) -> FeatureGroup:
@@ -114,15 +113,12 @@ def score(
         "; ".join(unknowns(each, known_card=each["is_known_card"], values=dict(zip(names, values, strict=True))))
         for each, values in zip(asked.to_dict("records"), inputs.to_numpy(), strict=True)
     ]
-    lineage = model.lineage
     rows = batch[["tid", "datetime"]].assign(
         cc_num=asked["cc_num"].array,
-        model_version=model.version,
+        **serving.came_from(model),
         score=scores,
         threshold=threshold,
         is_flagged=scores >= threshold,
-        feature_view=f"{lineage.feature_view}@{lineage.feature_view_version}",
-        training_dataset_version=lineage.training_dataset_version,
         scored_at=window.end,
         degraded=[bool(text) for text in why],
         why=why,
@@ -201,27 +197,10 @@ def worth(joined: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def summary(
-    model: registry.ModelVersion,
-    window: Window | None,
-    commit: Commit | None,
-    rows: pd.DataFrame | None,
-    worth: dict[str, Any],
-) -> dict[str, Any]:
+def summary(model: registry.ModelVersion, made: serving.Published, rest: dict[str, Any]) -> dict[str, Any]:
     """What the run did, as the one row of its summary."""
-    lineage = model.lineage
-    return {
-        "window": "nothing new" if window is None else str(window),
-        "rows_written": 0 if commit is None else commit.rows_written,
-        "rows_flagged": 0 if rows is None else int(rows["is_flagged"].sum()),
-        "rows_degraded": 0 if rows is None else int(rows["degraded"].sum()),
-        "rows_backfilled": 0 if rows is None else int(rows["backfilled"].sum()),
-        "model_version": model.version,
-        "threshold": model.threshold,
-        "feature_view": f"{lineage.feature_view}@{lineage.feature_view_version}",
-        "training_dataset_version": lineage.training_dataset_version,
-        **worth,
-    }
+    flagged = {"rows_flagged": made.count("is_flagged"), "threshold": model.threshold}
+    return made.summary() | flagged | serving.came_from(model) | rest
 
 
 def threshold_of(model: registry.ModelVersion) -> float:

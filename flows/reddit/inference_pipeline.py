@@ -6,26 +6,26 @@ whose transformations they know. A prediction once made is never changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, task
 
 import featurestore
 from featurestore.errors import InvalidData
 from featurestore.times import Window
-from flows import command_line, events, explaining, registry, retries, rules, serving, windows
+from flows import command_line, events, explaining, registry, retries, rules, serving, shadow, windows
 from flows.reddit import modelling, schema
 from flows.reddit.schema import Target
 from flows.settings import Settings
-from flows.writing import write
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featurestore import Commit, FeatureGroup, FeatureStore
+    from featurestore import FeatureGroup, FeatureStore
 
 
 FIRST_WINDOW = schema.LABEL_DELAY
@@ -38,7 +38,6 @@ EXPIRES_AFTER = timedelta(days=10)
 """Votes still unknown this long after the post are not waited for: it is gone, or nobody looked."""
 
 SYSTEM = "reddit"
-KEY = ["post_id", "target", "model_version", "created"]
 
 
 @flow(name="reddit-inference")
@@ -58,15 +57,18 @@ def reddit_inference(start: datetime | None = None, end: datetime | None = None)
         fs.get_feature_group(schema.POSTS_GROUP, schema.VERSION), predictions_fg, start, end,
         first_window=FIRST_WINDOW, system=SYSTEM,
     )  # fmt: skip
-    commit, rows = None, None
-    if window is None:
-        get_run_logger().info("Skipped: there are no posts newer than the predictions.")
-    else:
-        rows = predict_all(fs, models, window, made_at)
-        commit = write(predictions_fg, serving.not_yet_made(predictions_fg, rows, window, KEY), window)
+
+    def predicted_by(target: Target, model: registry.ModelVersion, window: Window) -> pd.DataFrame:
+        return predict(target, model, serving.read_batch(fs, model, window), made_at)
+
+    made = serving.publish(predictions_fg, window, partial(predict_all, models, predicted_by))
     worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
-    events.summary_artifact("reddit-inference-summary", [summary(models, window, commit, rows, worth)])
-    return 0 if commit is None else commit.rows_written
+    for target, model in models.items():
+        worth |= shadow.score(
+            fs, predictions_fg, window, partial(predicted_by, target), model.name, prefix=f"{target}_"
+        )
+    events.summary_artifact("reddit-inference-summary", [summary(models, made, worth)])
+    return made.rows_written
 
 
 def champions() -> dict[Target, registry.ModelVersion]:
@@ -93,13 +95,14 @@ def predictions_group(fs: FeatureStore) -> FeatureGroup:
 
 
 def predict_all(
-    fs: FeatureStore, models: Mapping[Target, registry.ModelVersion], window: Window, made_at: datetime
+    models: Mapping[Target, registry.ModelVersion],
+    predicted_by: Callable[[Target, registry.ModelVersion, Window], pd.DataFrame],
+    window: Window,
 ) -> pd.DataFrame:
     """The rows of the group of predictions for all targets, each by its own model's view."""
     import pandas as pd
 
-    parts = [predict(target, model, serving.read_batch(fs, model, window), made_at) for target, model in models.items()]
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat([predicted_by(target, model, window) for target, model in models.items()], ignore_index=True)
 
 
 @task(task_run_name="predict {target}", **retries.COMPUTING)
@@ -115,10 +118,9 @@ def predict(target: Target, model: registry.ModelVersion, batch: pd.DataFrame, m
         raise InvalidData(f"{model} gives no number for {int((output != output).sum())} of {len(output)} posts.")
     predicted, low, high = band(target, model, output)
     why = ["; ".join(unknowns(row)) for row in batch.to_dict("records")]
-    lineage = model.lineage
     rows = batch[["post_id", "created"]].assign(
         target=target,
-        model_version=model.version,
+        **serving.came_from(model),
         known_at=batch["created"] + schema.LABEL_DELAY,
         predicted=predicted,
         low=low,
@@ -127,8 +129,6 @@ def predict(target: Target, model: registry.ModelVersion, batch: pd.DataFrame, m
         degraded=[text != "" for text in why],
         why=why,
         reasons=explaining.reasons_of(loaded, batch),
-        feature_view=f"{lineage.feature_view}@{lineage.feature_view_version}",
-        training_dataset_version=lineage.training_dataset_version,
         made_at=made_at,
     )
     rows = rows.assign(backfilled=rows["made_at"] > rows["known_at"])
@@ -228,23 +228,13 @@ def worth(target: Target, predictions: pd.DataFrame, truths: pd.DataFrame, now: 
 
 
 def summary(
-    models: Mapping[Target, registry.ModelVersion],
-    window: Window | None,
-    commit: Commit | None,
-    rows: pd.DataFrame | None,
-    worth: dict[str, Any],
+    models: Mapping[Target, registry.ModelVersion], made: serving.Published, rest: dict[str, Any]
 ) -> dict[str, Any]:
     """What the run did, as the one row of its summary."""
-    return {
-        "window": "nothing new" if window is None else str(window),
-        "rows_written": 0 if commit is None else commit.rows_written,
-        "rows_degraded": 0 if rows is None else int(rows["degraded"].sum()),
-        "rows_backfilled": 0 if rows is None else int(rows["backfilled"].sum()),
-        **{
-            f"{target}_model_version": models[target].version if target in models else None for target in schema.TARGETS
-        },
-        **worth,
+    versions = {
+        f"{target}_model_version": models[target].version if target in models else None for target in schema.TARGETS
     }
+    return made.summary() | versions | rest
 
 
 # --- a draft -----------------------------------------------------------------------------------------

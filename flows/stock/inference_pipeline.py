@@ -9,23 +9,23 @@ predictions.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, task
 
 import featurestore
 from featurestore.errors import InvalidData
 from featurestore.times import Window
-from flows import command_line, events, registry, retries, rules, serving, windows
+from flows import command_line, events, registry, retries, rules, serving, shadow, windows
 from flows.settings import Settings
 from flows.stock import schema
 from flows.training import group_of
-from flows.writing import write
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featurestore import Commit, FeatureGroup, FeatureStore
+    from featurestore import FeatureGroup, FeatureStore
 
 
 FIRST_WINDOW = timedelta(days=4)
@@ -37,7 +37,6 @@ HINDCAST = timedelta(days=92)
 EXPIRES_AFTER = timedelta(days=10)
 """A close still unknown this long after its time is not waited for."""
 
-KEY = ["symbol", "day", "model_version", "direction_version"]
 NOT_TRAINED = "no model has been trained yet; this is the same price"
 NONE_BETTER = "no model beats the same price; this is the same price"
 NO_VOLATILITY = "the volatility of the last 20 days is not known; this is the same price"
@@ -64,17 +63,19 @@ def stock_inference(start: datetime | None = None, end: datetime | None = None) 
     window = serving.window_to_predict(
         spine, predictions_fg, start, end, first_window=FIRST_WINDOW, system=schema.SYSTEM
     )  # fmt: skip
-    commit, rows = None, None
-    if window is None:
-        get_run_logger().info("Skipped: there are no closes newer than the forecasts.")
-    else:
-        rows = forecast(champions, *read_batches(fs, spine, champions, window), made_at)
-        new = serving.not_yet_made(predictions_fg, rows, window, KEY)
-        commit = write(predictions_fg, new, window)
+
+    def forecast_by(
+        of_return: registry.ModelVersion | None, of_direction: registry.ModelVersion | None, window: Window
+    ) -> pd.DataFrame:
+        models = champions.instead(of_return, of_direction)
+        return forecast(models, *read_batches(fs, spine, models, window), made_at)
+
+    made = serving.publish(predictions_fg, window, partial(forecast_by, None, None))
     joined = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
     events.summary_artifact("stock-recent-predictions", recent.table(joined))
-    events.summary_artifact("stock-inference-summary", [summary(champions, window, commit, rows, recent.worth(joined))])
-    return 0 if commit is None else commit.rows_written
+    shadowed = shadow.score(fs, predictions_fg, window, forecast_by, schema.RETURN_MODEL, schema.DIRECTION_MODEL)
+    events.summary_artifact("stock-inference-summary", [summary(champions, made, recent.worth(joined) | shadowed)])
+    return made.rows_written
 
 
 class Champions(NamedTuple):
@@ -93,13 +94,20 @@ class Champions(NamedTuple):
             why = NONE_BETTER if registry.versions(schema.RETURN_MODEL) else NOT_TRAINED
         return cls(found, registry.champion(schema.DIRECTION_MODEL), why)
 
+    def instead(self, of_return: registry.ModelVersion | None, of_direction: registry.ModelVersion | None) -> Champions:
+        """These with another version in the place of each; None leaves the one that serves."""
+        return Champions(
+            of_return or self.of_return, of_direction or self.of_direction, "" if of_return else self.why_none
+        )
+
 
 def predictions_group(fs: FeatureStore) -> FeatureGroup:
     """The group of forecasts; made where it is not there yet."""
     return fs.get_or_create_feature_group(
         name=schema.PREDICTIONS_GROUP, version=schema.VERSION,
         description="The next close of each stock as it was forecast at each close; the same price without a champion.",
-        primary_key=KEY, event_time="closed_at", online_enabled=True,
+        primary_key=["symbol", "day", "model_version", "direction_version"], event_time="closed_at",
+        online_enabled=True,
         features=list(schema.PREDICTIONS), expectation_suite=schema.PREDICTIONS_RULES,
         tags={"system": schema.SYSTEM},
     )  # fmt: skip
@@ -210,25 +218,15 @@ def hindcast(fs: FeatureStore, predictions_fg: FeatureGroup, until: datetime, no
     return recent.with_truth(predictions, outcomes, at=now, expires_after=EXPIRES_AFTER)
 
 
-def summary(
-    champions: Champions,
-    window: Window | None,
-    commit: Commit | None,
-    rows: pd.DataFrame | None,
-    worth: dict[str, Any],
-) -> dict[str, Any]:
+def summary(champions: Champions, made: serving.Published, rest: dict[str, Any]) -> dict[str, Any]:
     """What the run did, as the one row of its summary."""
     of_return, of_direction = champions.of_return, champions.of_direction
-    return {
-        "window": "nothing new" if window is None else str(window),
-        "rows_written": 0 if commit is None else commit.rows_written,
-        "rows_degraded": 0 if rows is None else int(rows["degraded"].sum()),
-        "rows_backfilled": 0 if rows is None else int(rows["backfilled"].sum()),
+    models = {
         "model_version": None if of_return is None else of_return.version,
         "direction_version": None if of_direction is None else of_direction.version,
         "forecast": champions.why_none or "by the champion",
-        **worth,
     }
+    return made.summary() | models | rest
 
 
 if __name__ == "__main__":

@@ -385,6 +385,18 @@ def test_rejected_challenger_is_as_visible_and_champion_stays(home, trained):
     assert registry.champion("fraud") == champion
 
 
+def test_challenger_is_the_newest_version_that_does_not_serve(home, trained):
+    assert registry.challenger("fraud") is None
+    first = log(trained)
+    assert registry.challenger("fraud") == first
+    registry.promote(first, why="first")
+    assert registry.challenger("fraud") is None
+    second = registry.reject(log(trained), why="not better than champion")
+    assert registry.challenger("fraud") == second
+    registry._client().set_registered_model_alias("fraud", registry.CHAMPION, "2")  # as in the midst of a promotion
+    assert registry.challenger("fraud") is None
+
+
 def test_champion_cannot_be_rejected(home, trained):
     champion = registry.promote(log(trained), why="first")
     with pytest.raises(InvalidData, match="rollback"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,8 @@ from flows.air_quality.training_pipeline import air_quality_training
 from flows.http import ServiceUnavailable, UnexpectedAnswer
 from flows.settings import Settings
 from flows.writing import Writing
-from tests.flows.air_quality.conftest import END, Services, only_a_few_stations
+from tests.flows import shadow_law
+from tests.flows.air_quality.conftest import END, Services, living_in, only_a_few_stations
 from tests.flows.stub_server import Reply
 
 pytestmark = pytest.mark.long
@@ -403,3 +405,13 @@ def test_hindcast_measures_each_horizon_beside_baselines_on_days_that_are_known(
     assert (found["mae_ug_m3"], found["persistence_mae_ug_m3"], found["climatology_mae_ug_m3"]) == (4.5, 17.0, 7.0)
     assert found["mae_by_days_ahead"] == "1: 4.50"
     assert found["persistence_mae_by_days_ahead"] == "1: 17.00"
+
+
+# --- the shadow --------------------------------------------------------------------------------------
+
+
+def test_challengers_are_heard_on_the_same_days_and_change_nothing_served(trained_once: Path, tmp_path: Path) -> None:
+    shadow_law.check(
+        trained_once, tmp_path, living_in, air_quality_inference, {schema.MODEL: schema.PREDICTIONS_GROUP},
+        Window(END - timedelta(days=17), END - timedelta(days=16)),
+    )  # fmt: skip

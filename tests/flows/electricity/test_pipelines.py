@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from prefect import flow
 
 import featurestore
 from featurestore.errors import InvalidData, InvalidTime, NotFound
+from featurestore.times import Window
 from flows import hindcasting, registry, serving, windows
 from flows.electricity import (
     feature_pipeline,
@@ -29,7 +31,8 @@ from flows.electricity.training_pipeline import electricity_training
 from flows.http import ServiceUnavailable, UnexpectedAnswer
 from flows.settings import Settings
 from flows.writing import Writing
-from tests.flows.electricity.conftest import END, START, Services
+from tests.flows import shadow_law
+from tests.flows.electricity.conftest import END, START, Services, living_in
 from tests.flows.stub_server import Reply
 
 pytestmark = pytest.mark.long
@@ -389,3 +392,16 @@ def test_source_without_prices_or_with_too_few_trains_and_forecasts_demand_all_t
         return [trained, price_inference.forecast_prices(fs, None, None, END)]
 
     assert without_prices() == [None, None]
+
+
+# --- the shadow --------------------------------------------------------------------------------------
+
+
+def test_challengers_are_heard_on_the_champions_hours_and_change_nothing_served(
+    trained_once: Path, tmp_path: Path
+) -> None:
+    shadow_law.check(
+        trained_once, tmp_path, living_in, electricity_inference,
+        {schema.MODEL: schema.PREDICTIONS_GROUP, schema.PRICE_MODEL: schema.PRICE_PREDICTIONS_GROUP},
+        Window(END - timedelta(days=10), END - timedelta(days=9)),
+    )  # fmt: skip

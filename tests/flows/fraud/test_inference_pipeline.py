@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,7 +21,8 @@ from flows.fraud.feature_pipeline import fraud_features
 from flows.fraud.inference_pipeline import Predictor, fraud_inference
 from flows.fraud.training_pipeline import fraud_training
 from flows.settings import Settings
-from tests.flows.fraud.conftest import training_in_a_hurry
+from tests.flows import shadow_law
+from tests.flows.fraud.conftest import living_in, training_in_a_hurry
 
 END = datetime(2026, 4, 1, tzinfo=UTC)
 
@@ -237,3 +242,50 @@ def test_request_that_cannot_be_scored_is_refused(
     request = {"cc_num": "1", "merchant_id": "m", "datetime": END, "amount": 1.0}
     with pytest.raises(error, match=message):
         Predictor().predict(request | change)
+
+
+# --- the shadow --------------------------------------------------------------------------------------
+
+
+def test_challengers_are_heard_on_the_same_transactions_and_change_nothing_served(
+    trained_once: Path, tmp_path: Path
+) -> None:
+    shadow_law.check(
+        trained_once, tmp_path, living_in, fraud_inference, {schema.MODEL: schema.PREDICTIONS_GROUP},
+        Window(END - timedelta(days=17), END - timedelta(days=16)),
+    )  # fmt: skip
+
+
+def test_after_a_rollback_the_next_run_serves_the_version_before_and_nothing_is_left_out(
+    trained_once: Path, tmp_path: Path
+) -> None:
+    """T16: one call; no moment without a champion, no redeploy, no transaction that nobody scored."""
+    window = Window(END - timedelta(days=18), END - timedelta(days=17))
+    middle = window.start + timedelta(hours=12)
+    with living_in(Path(shutil.copytree(trained_once, tmp_path / "home"))) as settings:
+        registry.bootstrap(settings)
+        before = registry.require_champion(schema.MODEL, trained_by="the fixture")
+        after = shadow_law.half_of(before)
+        decided = threading.Event()
+
+        def who_serves() -> set[int | None]:
+            found = set()
+            while not decided.is_set():
+                champion = registry.champion(schema.MODEL)
+                found.add(None if champion is None else champion.version)
+            return found
+
+        with ThreadPoolExecutor() as others:
+            asked = others.submit(who_serves)
+            registry.promote(after, why="it seemed better")
+            fraud_inference(start=window.start, end=middle)
+            registry.rollback(schema.MODEL, why="it was not")
+            fraud_inference(start=middle, end=window.end)
+            decided.set()
+            assert asked.result() == {before.version, after.version}
+        rows = predictions(settings)
+        rows = rows[rows["datetime"].between(window.start, window.end, inclusive="left")]
+        assert sorted(rows["tid"]) == sorted(transactions(settings, *window)["tid"])
+        late = rows["datetime"] >= middle
+        assert set(rows["model_version"][late]) == {before.version}
+        assert set(rows["model_version"][~late]) == {after.version}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import featurestore
 from featurestore.errors import InvalidData, InvalidTime, NotFound
+from featurestore.times import Window
 from flows import hindcasting, registry, windows
 from flows.reddit import inference_pipeline, schema, simulator, source
 from flows.reddit.feature_pipeline import reddit_features
@@ -18,7 +20,8 @@ from flows.reddit.features import author_key
 from flows.reddit.inference_pipeline import Predictor, reddit_inference
 from flows.reddit.training_pipeline import reddit_training
 from flows.settings import Settings
-from tests.flows.reddit.conftest import END, START
+from tests.flows import shadow_law
+from tests.flows.reddit.conftest import END, START, living_in
 
 pytestmark = pytest.mark.long
 
@@ -287,3 +290,13 @@ def test_empty_title_is_refused(predictor: Predictor) -> None:
         predictor.predict(DRAFT | {"title": " \n"})
     with pytest.raises(InvalidTime, match="no time zone"):
         predictor.predict(DRAFT | {"time": datetime(2026, 3, 1, tzinfo=UTC).replace(tzinfo=None)})
+
+
+# --- the shadow --------------------------------------------------------------------------------------
+
+
+def test_challengers_are_heard_on_the_same_posts_and_change_nothing_served(trained_once: Path, tmp_path: Path) -> None:
+    shadow_law.check(
+        trained_once, tmp_path, living_in, reddit_inference,
+        dict.fromkeys(schema.MODELS.values(), schema.PREDICTIONS_GROUP), Window(END - 17 * DAY, END - 16 * DAY),
+    )  # fmt: skip

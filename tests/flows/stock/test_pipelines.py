@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 import featurestore
 from featurestore.errors import InvalidData, InvalidTime, NotFound
+from featurestore.times import Window
 from flows import events, registry, windows
 from flows.http import ServiceUnavailable
 from flows.settings import Settings
@@ -20,7 +22,8 @@ from flows.stock.feature_pipeline import stock_features
 from flows.stock.inference_pipeline import Champions, stock_inference
 from flows.stock.training_pipeline import stock_training
 from flows.writing import Writing
-from tests.flows.stock.conftest import END, START, Services, close_at, traded_close
+from tests.flows import shadow_law
+from tests.flows.stock.conftest import END, START, Services, close_at, living_in, traded_close
 from tests.flows.stub_server import Reply
 
 pytestmark = pytest.mark.long
@@ -419,3 +422,14 @@ def test_history_of_the_fixture_has_every_trading_day_but_those_that_never_came(
     rows = rows_of(with_features, schema.FEATURES_GROUP)
     assert rows["closed_at"].min() >= START
     assert len(rows) > 795
+
+
+# --- the shadow --------------------------------------------------------------------------------------
+
+
+def test_challengers_are_heard_on_the_same_closes_and_change_nothing_served(trained_once: Path, tmp_path: Path) -> None:
+    shadow_law.check(
+        trained_once, tmp_path, living_in, stock_inference,
+        dict.fromkeys((schema.RETURN_MODEL, schema.DIRECTION_MODEL), schema.PREDICTIONS_GROUP),
+        Window(midnight(3, 2), midnight(3, 5)),
+    )  # fmt: skip
