@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from deployments import automations
 from deployments.processes import ProcessError, Processes
 from deployments.runs import close_interrupted_runs
 from flows.settings import Settings
@@ -69,13 +70,16 @@ def settings_here() -> Settings:
     return told if "home" in told.model_fields_set else Settings(home=ROOT / ".triptych" / source_name(told))
 
 
-def prefect_environment(settings: Settings, port: int, *, scheduling: bool, root: Path = ROOT) -> dict[str, str]:
+def prefect_environment(
+    settings: Settings, port: int, *, scheduling: bool, triggers: bool | None = None, root: Path = ROOT
+) -> dict[str, str]:
     """Environment of everything that talks to our server: nothing leaves the machine, nothing is asked at a prompt.
 
     Settings of the user's own Prefect (PREFECT_*) are left out: they may lead to another server.
-    `scheduling=False` keeps the server from adding scheduled runs; runs asked for by hand are not affected.
+    `scheduling=False` keeps the server from adding scheduled runs, and `triggers=False` (the default then) from
+    starting runs and alarms by events; runs asked for by hand are not affected.
     """
-    foreign = ("PREFECT_", "PYTHONDONTWRITEBYTECODE")
+    foreign = ("PREFECT_", "PYTHONDONTWRITEBYTECODE", automations.WEBHOOK)  # a secret that no run needs to know
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     # The flows run in another folder than this command: what is relative is relative to here. They are told by
     # exactly these settings, so a variable that was overruled must not reach them.
@@ -91,10 +95,17 @@ def prefect_environment(settings: Settings, port: int, *, scheduling: bool, root
         "OMP_WAIT_POLICY": "passive",
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": f"{automations.HEARTBEAT.total_seconds():.0f}",
         "PREFECT_HOME": str(settings.home / "prefect"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Runs go with their logs and artifacts after 90 days, so the newest of a monthly schedule is always there.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(90 * 86400),
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": '{"prefect.flow-run.heartbeat": 86400}',
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P30D",
         "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": str(scheduling).lower(),
+        "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": str(scheduling if triggers is None else triggers).lower(),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "5" if scheduling else "1",
         "PYTHONPATH": os.pathsep.join(paths),
@@ -117,6 +128,7 @@ def start_prefect(
     settings: Settings,
     *,
     scheduling: bool,
+    triggers: bool | None = None,
     queue: str | None = None,
     say: Say = print,
     root: Path = ROOT,
@@ -127,6 +139,7 @@ def start_prefect(
         processes: where they are started and logged.
         settings: where everything is kept; its home is that of `processes`.
         scheduling: whether the server adds the runs that the schedules ask for.
+        triggers: whether events start runs; default: as with scheduling.
         queue: the only work queue that the worker takes runs from; None means all of the pool.
         say: told what a user would want to know, such as another port than usual.
         root: the folder with prefect.yaml and the packages.
@@ -136,7 +149,7 @@ def start_prefect(
     port = processes.reserve_port(PREFECT_PORT)
     if port != PREFECT_PORT:
         say(f"Port {PREFECT_PORT} is taken, so Prefect's pages are on port {port} this time.")
-    environment = prefect_environment(settings, port, scheduling=scheduling, root=root)
+    environment = prefect_environment(settings, port, scheduling=scheduling, triggers=triggers, root=root)
     prefect = Prefect(f"http://127.0.0.1:{port}", environment["PREFECT_API_URL"], environment)
 
     server = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
@@ -147,6 +160,7 @@ def start_prefect(
     processes.wait_until_healthy("server", f"{prefect.api}/health", timeout_seconds=120)
     with SyncPrefectClient(prefect.api) as client:
         create_pool(client)
+        automations.apply(client)
         interrupted = close_interrupted_runs(client, pool=POOL, queue=queue)
     if interrupted:
         say(f"{interrupted} flow run(s) of an earlier start had lost their worker; they are marked Crashed now.")

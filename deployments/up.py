@@ -1,4 +1,4 @@
-"""`make up`: Prefect server, worker and MLflow pages on one screen, until Ctrl-C."""
+"""`make up`: Prefect server, worker, MLflow pages and notifications on one screen, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from deployments import notifier
 from deployments.processes import ProcessError, Processes, Terminated, signals_as_exceptions
 from deployments.stack import (
     POOL,
+    ROOT,
     Prefect,
     WrongSettings,
     become_client,
@@ -28,6 +30,8 @@ from deployments.stack import (
 )
 
 LOOK_SECONDS = 2.0
+TOLD = 4
+"""So many of the last notifications are shown."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def workers_online(prefect: Prefect) -> int:
 
 
 def screen(home: Path, health: Mapping[Part, bool], workers: int) -> RenderableType:
-    """Addresses and health of all parts, and where their files are."""
+    """Addresses and health of all parts, where their files are, and the last few notifications."""
     table = Table.grid(padding=(0, 3))
     for part, healthy in health.items():
         state = Text("healthy", "green") if healthy else Text("not answering", "yellow")
@@ -74,7 +78,9 @@ def screen(home: Path, health: Mapping[Part, bool], workers: int) -> RenderableT
     table.add_row("Worker", online, f"takes runs from the pool {POOL}")
     table.add_row("Files", "", str(home))
     table.add_row("Logs", "", str(home / "logs"))
-    return Group(table, Text("Ctrl-C stops all of it.", "dim"))
+    table.add_row("Alerts", "", str(home / notifier.FILE))
+    told = [Text(f"  {line['text']}", "yellow") for line in notifier.read(home, last=TOLD)]
+    return Group(table, *told, Text("Ctrl-C stops all of it.", "dim"))
 
 
 def up() -> None:
@@ -94,7 +100,9 @@ def up() -> None:
                 console.print(f"Stopped {processes.leftovers} process(es) that an earlier, killed run had left behind.")
             with console.status("Starting Prefect server, process pool, worker and MLflow pages ..."):
                 prefect = start_prefect(processes, settings, scheduling=True, say=console.print)
-                mlflow = start_mlflow_pages(processes, settings, environment=prefect.environment, say=console.print)
+                environment = prefect.environment
+                processes.start("notifier", ["deployments.notifier"], environment=environment, folder=ROOT)
+                mlflow = start_mlflow_pages(processes, settings, environment=environment, say=console.print)
                 shown = parts(prefect, mlflow)
                 processes.wait_until_healthy("mlflow", shown[1].health, timeout_seconds=120)
             console.print(f"For another terminal: export PREFECT_API_URL={prefect.api} TRIPTYCH_HOME={home}")

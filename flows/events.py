@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from uuid import UUID
 
 if TYPE_CHECKING:
     from featurestore import Commit, FeatureGroup
@@ -157,6 +158,17 @@ def _emit(event: str, resource: str, payload: Mapping[str, Any], *, labels: Mapp
 
     with _never_fails(f"The event {event} of {resource}"):
         emit_event(event, resource={"prefect.resource.id": resource, **(labels or {})}, payload=dict(payload))
+
+
+def name_run(what: str) -> None:
+    """Name the flow run for what it does, such as its window: "fraud-features [2026-01-01 00:00, 2026-01-02 00:00)"."""
+    if not _in_a_run():
+        return
+    from prefect.client.orchestration import get_client
+    from prefect.runtime import flow_run
+
+    with _never_fails(f"The name {what}"), get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(flow_run.id), name=f"{flow_run.flow_name} {what}")
 
 
 # --- artifacts ---------------------------------------------------------------------------------------

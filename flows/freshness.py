@@ -13,7 +13,7 @@ from prefect import flow, get_run_logger
 
 import featurestore
 from featurestore.schema import Feature
-from flows import command_line, events, windows
+from flows import command_line, events, late, windows
 from flows.rules import Suite, between, in_set, never_null
 from flows.settings import Settings
 from flows.writing import write
@@ -53,6 +53,7 @@ RULES: Suite = {
 
 
 @flow(name="freshness")
+@late.newest_only
 def freshness() -> int:
     """Look at the watermark of every group that promises to be fresh; return how many break their promise."""
     fs = featurestore.connect(home=Settings().store_home)

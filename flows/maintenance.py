@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow, task
 
 import featurestore
-from flows import command_line, events, retries
+from flows import command_line, events, late, retries
 from flows.settings import Settings
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 @flow(name="maintenance")
+@late.newest_only
 def maintenance(keep_days: int = 7) -> int:
     """Compact and vacuum every feature group; return the bytes that were freed.
 

@@ -15,7 +15,7 @@ from prefect import flow, get_run_logger, task
 import featurestore
 from featurestore.errors import FeatureStoreError
 from featurestore.times import Window
-from flows import command_line, drifting, events, live_metrics, monitored, registry, retraining, retries, windows
+from flows import command_line, drifting, events, late, live_metrics, monitored, registry, retraining, retries, windows
 from flows.monitored import Monitored
 from flows.settings import Settings
 from flows.writing import write
@@ -31,6 +31,7 @@ HISTORY = timedelta(days=400)
 
 
 @flow(name="monitor", flow_run_name="monitor-{system}")
+@late.newest_only
 def monitor(system: str) -> int:
     """Measure what the models of a system turn out to be worth and how far their rows drift; return the alerts told.
 

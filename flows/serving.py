@@ -10,7 +10,7 @@ from prefect import get_run_logger, task
 
 from featurestore.errors import InvalidTime, NotFound
 from featurestore.times import Window
-from flows import registry, retries, windows
+from flows import events, registry, retries, windows
 from flows.training import features_first
 from flows.writing import write
 
@@ -60,6 +60,15 @@ def window_to_predict(
             "there, or run the feature pipeline first."
         )
     return window
+
+
+def has_champion(*model_names: str) -> bool:
+    """Whether a version of one of the models serves; if not, the log says that there is nothing to do yet."""
+    found = any(registry.champion(name) is not None for name in model_names)
+    if not found:
+        get_run_logger().info("Skipped: no version of %s serves yet.", " or ".join(model_names))
+        events.name_run("without a champion")
+    return found
 
 
 def view_of(fs: FeatureStore, model: registry.ModelVersion) -> FeatureView:

@@ -41,6 +41,7 @@ class SplitPlan:
         burn_in_share: of the span's beginning that is not learned from, where features have no past yet.
         longest_test: the test is never longer, however long the span.
         shortest: a shorter span is refused.
+        due_after: a model is due for training again when labels of so much time have become known.
         label: what is known of the rows in the end, for messages, such as "demand".
     """
 
@@ -50,6 +51,7 @@ class SplitPlan:
     burn_in_share: float = 0.0
     longest_test: timedelta | None = None
     shortest: timedelta = timedelta(days=45)
+    due_after: timedelta = timedelta(days=7)
     label: str = "label"
 
 

@@ -10,12 +10,16 @@ from prefect import get_run_logger, task
 
 from featurestore.errors import InvalidTime, NotFound
 from flows import events, registry, retries
-from flows.splitting import Splits
+from flows.splitting import SplitPlan, Splits
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from featurestore import FeatureGroup, FeatureStore, FeatureView, TrainingDataset
+
+
+SHORTEST = timedelta(days=45)
+"""No training is started by events on labels of less time, so that a young store does not fail every hour."""
 
 
 class Data(NamedTuple):
@@ -55,6 +59,29 @@ def group_of(fs: FeatureStore, name: str, version: int, *, system: str) -> Featu
         return fs.get_feature_group(name, version)
     except NotFound as error:
         raise NotFound(f"{error} {features_first(system)}") from error
+
+
+def is_due(model_name: str, labels: FeatureGroup, plan: SplitPlan) -> bool:
+    """Whether a training that was started by new labels should go on; if not, the log says why. Reads no rows.
+
+    It should when there is no version yet and labels enough for a first one, or when labels of `plan.due_after` have
+    matured since the window of the newest version ended, whatever became of that version.
+    """
+    mature = None if labels.watermark is None else labels.watermark - plan.label_delay
+    newest = next(reversed(registry.versions(model_name)), None)
+    if mature is None:
+        why = f"{labels.name} has no labels yet"
+    elif newest is not None:
+        since = mature - newest.lineage.training_window.end
+        why = "" if since >= plan.due_after else f"{newest} has learned all labels but those of {since}"
+    else:
+        known = mature - min(window.start for window in labels.windows())
+        enough = max(plan.shortest, SHORTEST)
+        why = "" if known >= enough else f"a first model needs labels of {enough}, there are those of {known}"
+    if why:
+        get_run_logger().info("Skipped: training is not due, %s.", why)
+        events.name_run("not due")
+    return not why
 
 
 def mature_until(

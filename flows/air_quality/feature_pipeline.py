@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger, task
 
 import featurestore
 from featurestore.times import Window
-from flows import command_line, events, retries, windows
+from flows import command_line, events, late, retries, windows
 from flows.air_quality import schema
 from flows.settings import Settings
 from flows.writing import Writing, check_source, summary
@@ -34,6 +34,7 @@ FIRST_HISTORY = timedelta(days=40)
 
 
 @flow(name="air-quality-features")
+@late.newest_only
 def air_quality_features(start: datetime | None = None, end: datetime | None = None) -> int:
     """Write what became known of Poland's air and weather in [start, end); return the rows written.
 
@@ -52,8 +53,10 @@ def air_quality_features(start: datetime | None = None, end: datetime | None = N
     )
     if window is None:
         get_run_logger().info("Skipped: there is nothing newer than what is committed.")
+        events.name_run("nothing new")
         events.summary_artifact("air-quality-features-summary", [summary(groups, None, [])])
         return 0
+    events.name_run(str(window))
     with Writing() as written:
         for tile in events.progress(windows.tiles(window, TILE), f"Features of {window}"):
             goes_on = start is None and tile.start == window.start

@@ -16,7 +16,7 @@ from prefect import flow, task
 import featurestore
 from featurestore.errors import InvalidData
 from featurestore.times import Window
-from flows import command_line, events, registry, retries, rules, serving, shadow, windows
+from flows import command_line, events, late, registry, retries, rules, serving, shadow, windows
 from flows.air_quality import schema
 from flows.settings import Settings
 
@@ -39,15 +39,22 @@ SYSTEM = "air_quality"
 
 
 @flow(name="air-quality-inference")
-def air_quality_inference(start: datetime | None = None, end: datetime | None = None) -> int:
+@late.newest_only
+def air_quality_inference(
+    start: datetime | None = None, end: datetime | None = None, only_with_champion: bool = False
+) -> int:
     """Forecast the days of the issues in [start, end) with the champion and write them; return the rows written.
 
     Without start it goes on where the last forecasts ended, without end it goes to the newest features. What the same
     version has forecast before stays as it is.
+
+    Without a champion it fails; with only_with_champion it returns 0 at once.
     """
     settings = Settings()
     fs = featurestore.connect(home=settings.store_home)
     registry.bootstrap(settings)
+    if only_with_champion and not serving.has_champion(schema.MODEL):
+        return 0
     champion = registry.require_champion(schema.MODEL, trained_by=serving.trained_by(SYSTEM))
     predictions_fg = predictions_group(fs)
     made_at = windows.scheduled_time()
@@ -59,6 +66,7 @@ def air_quality_inference(start: datetime | None = None, end: datetime | None = 
     def forecast_by(model: registry.ModelVersion, window: Window) -> pd.DataFrame:
         return forecast(model, serving.read_batch(fs, model, window), made_at)
 
+    events.name_run(str(window or "nothing new"))
     made = serving.publish(predictions_fg, window, partial(forecast_by, champion))
     worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
     shadowed = shadow.score(fs, predictions_fg, window, forecast_by, schema.MODEL)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect import flow, task
 
 import featurestore
-from flows import boosting, command_line, evaluation, events, registry, regression, retries, splitting, training
+from flows import boosting, command_line, evaluation, events, late, registry, regression, retries, splitting, training
 from flows.air_quality import modelling, schema
 from flows.deciding import decide
 from flows.settings import Settings
@@ -29,16 +29,23 @@ SYSTEM = "air_quality"
 
 
 @flow(name="air-quality-training")
-def air_quality_training(end: datetime | None = None, force: bool = False) -> int:
+@late.newest_only
+def air_quality_training(end: datetime | None = None, force: bool = False, only_if_due: bool = False) -> int:
     """Train on what was known at the end, compare, register, and promote what passes; return the model's version.
 
     Without end it is the time up to which daily means are committed. Nothing new since the last version trains nothing,
     unless forced, and returns that version.
+
+    With only_if_due it returns 0 at once unless there is no version yet, or enough labels have matured since the
+    window of the newest one.
     """
     settings = Settings()
     fs = featurestore.connect(home=settings.store_home)
     registry.bootstrap(settings)
+    if only_if_due and not training.is_due(schema.MODEL, group_of(fs, schema.PM25_GROUP), modelling.SPLITS):
+        return 0
     splits = splits_for(fs, end)
+    events.name_run(f"of {splits.whole}")
     view = feature_view(fs)
     choices = {"test_origins": modelling.ORIGINS, "not_learned_from": modelling.SEASON}
     params = training.params_of(splits, modelling.XGBOOST, modelling.SEARCH.params(), choices)

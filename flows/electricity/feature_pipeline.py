@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger, task
 
 import featurestore
 from featurestore.times import Window
-from flows import command_line, events, retries, rules, windows
+from flows import command_line, events, late, retries, rules, windows
 from flows.electricity import schema
 from flows.settings import Settings
 from flows.writing import Writing, check_source, summary
@@ -28,6 +28,7 @@ TILE = timedelta(days=120)
 
 
 @flow(name="electricity-features")
+@late.newest_only
 def electricity_features(start: datetime | None = None, end: datetime | None = None) -> int:
     """Write what became known of New York's demand and weather in [start, end); return the rows written.
 
@@ -46,9 +47,11 @@ def electricity_features(start: datetime | None = None, end: datetime | None = N
     )  # fmt: skip
     if window is None:
         get_run_logger().info("Skipped: there is nothing newer than what is committed.")
+        events.name_run("nothing new")
         events.summary_artifact("electricity-features-summary", [summary(groups, None, [])])
         return 0
     spine = groups[schema.DAY_AHEAD_GROUP]
+    events.name_run(str(window))
     with Writing() as written:
         for tile in events.progress(windows.tiles(window, TILE), f"Features of {window}"):
             goes_on = start is None and tile.start == window.start

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect import flow, task
 
 import featurestore
-from flows import boosting, command_line, evaluation, events, registry, regression, retries, splitting, training
+from flows import boosting, command_line, evaluation, events, late, registry, regression, retries, splitting, training
 from flows.deciding import decide
 from flows.electricity import modelling, price_training, schema
 from flows.settings import Settings
@@ -26,15 +26,21 @@ SYSTEM = "electricity"
 
 
 @flow(name="electricity-training")
-def electricity_training(end: datetime | None = None, force: bool = False) -> int:
+@late.newest_only
+def electricity_training(end: datetime | None = None, force: bool = False, only_if_due: bool = False) -> int:
     """Train on what was known at the end, compare, register, and promote what passes; return the model's version.
 
     Without end it is the time up to which demand is committed. Nothing new since the last version trains nothing,
     unless forced, and returns that version. After demand comes the second target, the price, where the source has one.
+
+    With only_if_due it returns 0 at once unless there is no version yet, or enough labels have matured since the
+    window of the newest one.
     """
     settings = Settings()
     fs = featurestore.connect(home=settings.store_home)
     registry.bootstrap(settings)
+    if only_if_due and not training.is_due(schema.MODEL, group_of(fs, schema.DEMAND_GROUP), modelling.SPLITS):
+        return 0
     version = train_demand(fs, end, force=force)
     price = price_training.train_price(fs, end, force=force)
     if price is not None:
@@ -45,6 +51,7 @@ def electricity_training(end: datetime | None = None, force: bool = False) -> in
 def train_demand(fs: FeatureStore, end: datetime | None, *, force: bool) -> int:
     """Train, compare, register and decide about the model of demand; its version."""
     splits = splits_for(fs, end)
+    events.name_run(f"of {splits.whole}")
     view = feature_view(fs)
     params = training.params_of(splits, modelling.XGBOOST, modelling.SEARCH.params())
     if not force and (last := training.trained_already(schema.MODEL, view, splits, params)) is not None:

@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger, task
 
 import featurestore
 from featurestore.times import Window
-from flows import command_line, events, retries, windows
+from flows import command_line, events, late, retries, windows
 from flows.fraud import schema
 from flows.settings import Settings
 from flows.writing import Writing, check_source, summary
@@ -31,6 +31,7 @@ LOOKBACK = timedelta(days=2)
 
 
 @flow(name="fraud-features")
+@late.newest_only
 def fraud_features(start: datetime | None = None, end: datetime | None = None) -> int:
     """Write the features of the transactions, and of the outcomes known, in [start, end); return the rows written.
 
@@ -48,8 +49,10 @@ def fraud_features(start: datetime | None = None, end: datetime | None = None) -
     )  # fmt: skip
     if window is None:
         get_run_logger().info("Skipped: there is nothing newer than what is committed.")
+        events.name_run("nothing new")
         events.summary_artifact("fraud-features-summary", [summary(groups, None, [])])
         return 0
+    events.name_run(str(window))
     with Writing() as written:
         written.write(groups[schema.CARDS_GROUP], read_cards(), window)
         for tile in events.progress(windows.tiles(window, TILE), f"Features of {window}"):

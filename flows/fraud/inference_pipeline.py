@@ -18,7 +18,7 @@ from prefect import flow, task
 import featurestore
 from featurestore.errors import InvalidData
 from featurestore.times import Window
-from flows import boosting, command_line, events, explaining, registry, retries, rules, serving, shadow, windows
+from flows import boosting, command_line, events, explaining, late, registry, retries, rules, serving, shadow, windows
 from flows.fraud import schema
 from flows.settings import Settings
 
@@ -41,15 +41,22 @@ SYSTEM = "fraud"
 
 
 @flow(name="fraud-inference")
-def fraud_inference(start: datetime | None = None, end: datetime | None = None) -> int:
+@late.newest_only
+def fraud_inference(
+    start: datetime | None = None, end: datetime | None = None, only_with_champion: bool = False
+) -> int:
     """Score the transactions of [start, end) with the champion and write the predictions; return the rows written.
 
     Without start it goes on where the last predictions ended, without end it goes to the newest features. What the same
     version has scored before stays as it is.
+
+    Without a champion it fails; with only_with_champion it returns 0 at once.
     """
     settings = Settings()
     fs = featurestore.connect(home=settings.store_home)
     registry.bootstrap(settings)
+    if only_with_champion and not serving.has_champion(schema.MODEL):
+        return 0
     champion = registry.require_champion(schema.MODEL, trained_by=serving.trained_by(SYSTEM))
     predictions_fg = predictions_group(fs)
     made_at = windows.scheduled_time()
@@ -63,6 +70,7 @@ def fraud_inference(start: datetime | None = None, end: datetime | None = None) 
         asked: pd.DataFrame = asked_of(fs, batch["tid"], window)
         return score(model, batch, asked, window, made_at)
 
+    events.name_run(str(window or "nothing new"))
     made = serving.publish(predictions_fg, window, partial(scored_by, champion))
     worth = hindcast(fs, predictions_fg, made_at)
     shadowed = shadow.score(fs, predictions_fg, window, scored_by, schema.MODEL)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect import flow, task
 
 import featurestore
-from flows import boosting, command_line, evaluation, events, registry, retries, splitting, training
+from flows import boosting, command_line, evaluation, events, late, registry, retries, splitting, training
 from flows.deciding import decide
 from flows.fraud import modelling, schema
 from flows.settings import Settings
@@ -26,16 +26,23 @@ SYSTEM = "fraud"
 
 
 @flow(name="fraud-training")
-def fraud_training(end: datetime | None = None, force: bool = False) -> int:
+@late.newest_only
+def fraud_training(end: datetime | None = None, force: bool = False, only_if_due: bool = False) -> int:
     """Train on what was known at the end, compare, register, and promote what passes; return the model's version.
 
     Without end it is the time up to which outcomes are committed. Nothing new since the last version trains nothing,
     unless forced, and returns that version.
+
+    With only_if_due it returns 0 at once unless there is no version yet, or enough labels have matured since the
+    window of the newest one.
     """
     settings = Settings()
     fs = featurestore.connect(home=settings.store_home)
     registry.bootstrap(settings)
+    if only_if_due and not training.is_due(schema.MODEL, group_of(fs, schema.LABELS_GROUP), modelling.SPLITS):
+        return 0
     splits = splits_for(fs, end)
+    events.name_run(f"of {splits.whole}")
     view = feature_view(fs)
     params = training.params_of(
         splits, modelling.XGBOOST, modelling.SEARCH.params(), {"cost_false_alarm_usd": schema.FALSE_ALARM_USD}

@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger, task
 
 import featurestore
 from featurestore.times import Window
-from flows import command_line, events, retries, windows
+from flows import command_line, events, late, retries, windows
 from flows.reddit import schema
 from flows.settings import Settings
 from flows.writing import Writing, check_source, summary
@@ -31,6 +31,7 @@ LOOKBACK = timedelta(days=1)
 
 
 @flow(name="reddit-features")
+@late.newest_only
 def reddit_features(start: datetime | None = None, end: datetime | None = None) -> int:
     """Write the features of the posts, and of the votes settled, in [start, end); return the rows written.
 
@@ -48,8 +49,10 @@ def reddit_features(start: datetime | None = None, end: datetime | None = None) 
     )  # fmt: skip
     if window is None:
         get_run_logger().info("Skipped: there is nothing newer than what is committed.")
+        events.name_run("nothing new")
         events.summary_artifact("reddit-features-summary", [summary(groups, None, [])])
         return 0
+    events.name_run(str(window))
     with Writing() as written:
         for tile in events.progress(windows.tiles(window, TILE), f"Features of {window}"):
             goes_on = start is None and tile.start == window.start

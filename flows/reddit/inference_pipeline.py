@@ -17,7 +17,7 @@ from prefect import flow, task
 import featurestore
 from featurestore.errors import InvalidData
 from featurestore.times import Window
-from flows import command_line, events, explaining, registry, retries, rules, serving, shadow, windows
+from flows import command_line, events, explaining, late, registry, retries, rules, serving, shadow, windows
 from flows.reddit import modelling, schema
 from flows.reddit.schema import Target
 from flows.settings import Settings
@@ -41,15 +41,22 @@ SYSTEM = "reddit"
 
 
 @flow(name="reddit-inference")
-def reddit_inference(start: datetime | None = None, end: datetime | None = None) -> int:
+@late.newest_only
+def reddit_inference(
+    start: datetime | None = None, end: datetime | None = None, only_with_champion: bool = False
+) -> int:
     """Predict both targets of the posts of [start, end) with the champions and write them; return the rows written.
 
     Without start it goes on where the last predictions ended, without end it goes to the newest features. What the same
     version has predicted before stays as it is.
+
+    Without a champion it fails; with only_with_champion it returns 0 at once.
     """
     settings = Settings()
     fs = featurestore.connect(home=settings.store_home)
     registry.bootstrap(settings)
+    if only_with_champion and not serving.has_champion(*schema.MODELS.values()):
+        return 0
     models = champions()
     predictions_fg = predictions_group(fs)
     made_at = windows.scheduled_time()
@@ -61,6 +68,7 @@ def reddit_inference(start: datetime | None = None, end: datetime | None = None)
     def predicted_by(target: Target, model: registry.ModelVersion, window: Window) -> pd.DataFrame:
         return predict(target, model, serving.read_batch(fs, model, window), made_at)
 
+    events.name_run(str(window or "nothing new"))
     made = serving.publish(predictions_fg, window, partial(predict_all, models, predicted_by))
     worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
     for target, model in models.items():

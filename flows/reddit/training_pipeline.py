@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect import flow, get_run_logger, task
 
 import featurestore
-from flows import boosting, command_line, evaluation, events, registry, regression, retries, splitting, training
+from flows import boosting, command_line, evaluation, events, late, registry, regression, retries, splitting, training
 from flows.deciding import decide
 from flows.reddit import modelling, schema
 from flows.reddit.schema import Target
@@ -27,16 +27,25 @@ SYSTEM = "reddit"
 
 
 @flow(name="reddit-training")
-def reddit_training(end: datetime | None = None, force: bool = False) -> dict[str, int]:
+@late.newest_only
+def reddit_training(end: datetime | None = None, force: bool = False, only_if_due: bool = False) -> dict[str, int]:
     """Train on what was known at the end, compare, register, and promote what passes; return the versions by target.
 
     Without end it is the time up to which settled votes are committed. A target that has learned from nothing new is
     not trained again, unless forced, and its newest version is returned.
+
+    With only_if_due it returns none at once unless there is no version yet, or enough labels have matured since the
+    window of the newest one.
     """
     settings = Settings()
     fs = featurestore.connect(home=settings.store_home)
     registry.bootstrap(settings)
+    if only_if_due and not training.is_due(
+        schema.MODELS["likes"], group_of(fs, schema.OUTCOMES_GROUP), modelling.SPLITS
+    ):
+        return {}
     splits = splits_for(fs, end)
+    events.name_run(f"of {splits.whole}")
     view = feature_view(fs)
     params = training.params_of(splits, modelling.XGBOOST, modelling.SEARCH.params())
     models = {} if force else already_trained(view, splits, params)

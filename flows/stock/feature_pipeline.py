@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger, task
 
 import featurestore
 from featurestore.times import Window
-from flows import command_line, events, retries, rules, windows
+from flows import command_line, events, late, retries, rules, windows
 from flows.settings import Settings
 from flows.stock import schema
 from flows.writing import Writing, check_source, summary
@@ -30,6 +30,7 @@ NO_FEED, READ = "no feed is set", "as the feed has it"
 
 
 @flow(name="stock-features")
+@late.newest_only
 def stock_features(start: datetime | None = None, end: datetime | None = None) -> int:
     """Write the trading days that closed in [start, end) and what is known at their closes; return the rows written.
 
@@ -50,6 +51,7 @@ def stock_features(start: datetime | None = None, end: datetime | None = None) -
     if window is not None and sessions.closes_between(*window).empty:
         window = None
     begins = None if window is None else window.start
+    events.name_run(str(window or "nothing new"))
     with Writing() as written:
         for tile in [] if window is None else events.progress(windows.tiles(window, TILE), f"Features of {window}"):
             goes_on = start is None and tile.start == begins

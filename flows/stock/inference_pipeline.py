@@ -17,7 +17,7 @@ from prefect import flow, task
 import featurestore
 from featurestore.errors import InvalidData
 from featurestore.times import Window
-from flows import command_line, events, registry, retries, rules, serving, shadow, windows
+from flows import command_line, events, late, registry, retries, rules, serving, shadow, windows
 from flows.settings import Settings
 from flows.stock import schema
 from flows.training import group_of
@@ -45,6 +45,7 @@ NO_NEWS = "no news of the last week"
 
 
 @flow(name="stock-inference")
+@late.newest_only
 def stock_inference(start: datetime | None = None, end: datetime | None = None) -> int:
     """Forecast the closes that follow those of [start, end) and write the forecasts; return the rows written.
 
@@ -70,6 +71,7 @@ def stock_inference(start: datetime | None = None, end: datetime | None = None) 
         models = champions.instead(of_return, of_direction)
         return forecast(models, *read_batches(fs, spine, models, window), made_at)
 
+    events.name_run(str(window or "nothing new"))
     made = serving.publish(predictions_fg, window, partial(forecast_by, None, None))
     joined = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
     events.summary_artifact("stock-recent-predictions", recent.table(joined))

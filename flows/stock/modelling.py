@@ -40,7 +40,7 @@ LABEL_DELAY = timedelta(days=5)
 
 SPLITS = SplitPlan(
     label_delay=LABEL_DELAY, validation_share=0.12, test_share=0.25, longest_test=timedelta(days=3 * 365),
-    shortest=timedelta(days=730), label="next close",
+    shortest=timedelta(days=730), due_after=timedelta(days=28), label="next close",
 )  # fmt: skip
 
 ORIGINS = 6

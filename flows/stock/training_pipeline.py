@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect import flow, get_run_logger, task
 
 import featurestore
-from flows import boosting, command_line, evaluation, events, registry, regression, retries, splitting, training
+from flows import boosting, command_line, evaluation, events, late, registry, regression, retries, splitting, training
 from flows.deciding import decide
 from flows.settings import Settings
 from flows.splitting import Splits
@@ -24,17 +24,24 @@ MODELS = (schema.RETURN_MODEL, schema.DIRECTION_MODEL)
 
 
 @flow(name="stock-training")
-def stock_training(end: datetime | None = None, force: bool = False) -> int:
+@late.newest_only
+def stock_training(end: datetime | None = None, force: bool = False, only_if_due: bool = False) -> int:
     """Train both models on what was known at the end, compare, register, promote what passes; return a version.
 
     The version is that of the model of the return. Without end it is the time up to which outcomes are committed.
     Nothing new since the last versions trains nothing, unless forced. Normally both are rejected: that is the honest
     result.
+
+    With only_if_due it returns 0 at once unless there is no version yet, or enough labels have matured since the
+    window of the newest one.
     """
     settings = Settings()
     fs = featurestore.connect(home=settings.store_home)
     registry.bootstrap(settings)
+    if only_if_due and not training.is_due(schema.RETURN_MODEL, group_of(fs, schema.OUTCOMES_GROUP), modelling.SPLITS):
+        return 0
     splits = splits_for(fs, end)
+    events.name_run(f"of {splits.whole}")
     view = feature_view(fs)
     params = {name: params_of(name, splits) for name in MODELS}
     if not force:

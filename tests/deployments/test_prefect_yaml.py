@@ -12,13 +12,19 @@ import yaml
 from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
 
+import featurestore
 from deployments.stack import POOL, ROOT
-from flows import command_line
+from flows import command_line, events
 
 PLAN: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS: list[dict[str, Any]] = PLAN["deployments"]
 SCHEDULES = [(deployment["name"], schedule) for deployment in DEPLOYMENTS for schedule in deployment["schedules"]]
 
+TRIGGERS = [(deployment, trigger) for deployment in DEPLOYMENTS for trigger in deployment.get("triggers", [])]
+
+each_trigger = pytest.mark.parametrize(
+    ("deployment", "trigger"), TRIGGERS, ids=[trigger["name"] for _, trigger in TRIGGERS]
+)
 each_deployment = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
 each_schedule = pytest.mark.parametrize(("name", "schedule"), SCHEDULES, ids=[name for name, _ in SCHEDULES])
 
@@ -69,6 +75,41 @@ def test_every_flow_also_runs_from_a_command_line(deployment: dict[str, Any]) ->
     flow = flow_of(deployment)
     required = [f"--{name}=1" for name in flow.parameters.required or []]
     assert set(command_line.parse(flow, required)) == set(flow.parameters.properties)
+
+
+@each_trigger
+def test_trigger_gives_parameters_that_fit_the_flow(deployment: dict[str, Any], trigger: dict[str, Any]) -> None:
+    """A trigger whose run is refused says so nowhere but in the server's events."""
+    flow_of(deployment).validate_parameters({**deployment["parameters"], **trigger["parameters"]})
+
+
+@each_trigger
+def test_trigger_waits_for_an_event_of_ours_about_its_own_system(
+    deployment: dict[str, Any], trigger: dict[str, Any], tmp_path: Path
+) -> None:
+    assert trigger["type"] == "event"
+    [expected] = trigger["expect"]
+    system = deployment["tags"][0].replace("-", "_")
+    about = trigger["match"]["prefect.resource.id"]
+    if expected == events.COMMITTED:
+        assert (trigger["match"][events.LAST], trigger["match"][events.ROWS]) == ("true", "some")
+        groups = importlib.import_module(f"flows.{system}.feature_pipeline").feature_groups(
+            featurestore.connect(home=tmp_path), source="simulated"
+        )
+        assert about in {f"triptych.feature-group.{group.name}.{group.version}" for group in groups.values()}
+    else:
+        assert expected in (events.PROMOTED, events.RETRAINING_ASKED)
+        schema = vars(importlib.import_module(f"flows.{system}.schema"))
+        declared = [each for name, each in schema.items() if name.endswith(("MODEL", "MODELS"))]
+        models = {name for each in declared for name in ([each] if isinstance(each, str) else each.values())}
+        ending = ".*" if expected == events.PROMOTED else ""
+        wanted = [about] if isinstance(about, str) else about
+        assert {each.removeprefix("triptych.model.").removesuffix(ending) for each in wanted} <= models
+
+
+def test_every_training_and_inference_can_be_started_by_an_event() -> None:
+    started = {deployment["name"] for deployment, _ in TRIGGERS}
+    assert started == {each["name"] for each in DEPLOYMENTS if each["tags"][1] in ("training", "inference")}
 
 
 @each_deployment
