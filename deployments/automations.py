@@ -160,9 +160,7 @@ def webhook_block(client: SyncPrefectClient) -> UUID | None:
         return cast(UUID, Webhook(url=SecretStr(address)).save(BLOCK, overwrite=True))
 
 
-def _said(automation: AutomationCore) -> object:
-    """What an automation says, without what the server adds."""
-    added = {"id", "created", "updated", "account", "workspace", "enabled"}
-    said = automation.model_dump(mode="json", exclude=added)
-    said["trigger"].pop("id", None)
-    return json.loads(json.dumps(said, sort_keys=True))
+def _said(automation: AutomationCore) -> dict[str, Any]:
+    """What an automation says, without what the server or its user adds."""
+    added = dict.fromkeys(("id", "created", "updated", "enabled"), True)
+    return automation.model_dump(exclude={**added, "trigger": {"id"}})
