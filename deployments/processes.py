@@ -283,6 +283,17 @@ class Processes:
             time.sleep(0.1)
         raise self._error(name, f"did not answer at {url} within {timeout_seconds:.0f} s")
 
+    def kill(self, name: str) -> None:
+        """Kill a process with all it has started, without asking: what a machine does that loses power."""
+        process = self._started.pop(name)
+        with contextlib.suppress(psutil.Error):
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            for child in family:
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+        process.wait()
+
     def stop(self) -> None:
         """Stop all processes, last started first, and then whatever they had started and left."""
         while self._started:

@@ -165,12 +165,19 @@ def start_prefect(
     if interrupted:
         say(f"{interrupted} flow run(s) of an earlier start had lost their worker; they are marked Crashed now.")
 
-    worker = f"prefect worker start --pool {POOL} --type process --name triptych-{queue or 'worker'}".split()
-    only = ["--work-queue", queue] if queue else []
-    processes.start("worker", worker + only, environment=environment, folder=root)
+    start_worker(processes, environment, queue=queue, root=root)
     deploy(processes, prefect, root=root)
     finish_mlflow_database(processes)
     return prefect
+
+
+def start_worker(
+    processes: Processes, environment: Mapping[str, str], *, queue: str | None, name: str = "worker", root: Path = ROOT
+) -> None:
+    """Start a worker of the pool; `name` is that of the process and its log."""
+    worker = f"prefect worker start --pool {POOL} --type process --name triptych-{queue or 'worker'}".split()
+    only = ["--work-queue", queue] if queue else []
+    processes.start(name, worker + only, environment=environment, folder=root)
 
 
 def create_pool(client: SyncPrefectClient) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,6 +119,17 @@ def test_next_start_stops_what_a_killed_one_left(home: Path) -> None:
     with Processes(home, command="make demo", patience_seconds=0.3) as processes:
         assert processes.leftovers == 2
         assert started_for(home) == []
+
+
+def test_a_killed_process_takes_what_it_had_started_along_and_is_not_missed(home: Path) -> None:
+    with Processes(home, command="make simulate", patience_seconds=0.3) as processes:
+        processes.start("worker", ["stubborn"], environment=os.environ, folder=home)
+        while processes.log("worker").read_text().count("ready") < 2:
+            time.sleep(0.05)
+        processes.kill("worker")
+        psutil.wait_procs(started_for(home), timeout=10)
+        assert started_for(home) == []
+        processes.check()
 
 
 def test_second_start_in_the_same_home_is_refused_and_told_what_to_do(home: Path) -> None:
