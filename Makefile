@@ -7,6 +7,7 @@ SHELL := /bin/bash
 
 SYSTEM ?= fraud
 SCALE ?= moderate
+DAYS ?= 60
 UV_VERSION := 0.13.9
 # The first one of these that runs and is new enough; `make PYTHON=/opt/python3.12/bin/python3 install` overrides it.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -21,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # An activated environment must not decide where packages go.
 unexport VIRTUAL_ENV
 
-.PHONY: help install demo up test bench lint lock clean
+.PHONY: help install demo up simulate test bench lint lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +34,10 @@ demo: $(INSTALLED)  ## Run the three pipelines on a real Prefect server and work
 
 up: $(INSTALLED)  ## Keep Prefect server, worker and MLflow pages running until Ctrl-C
 	@$(BIN)/python -m deployments.up
+
+# SYSTEM stands for the demo's one system unless it was told here: then a simulation is of it alone.
+simulate: $(INSTALLED)  ## Replay months of all flows in minutes, in an unquiet world, and check what must hold (DAYS=60 SYSTEM=fraud)
+	@$(BIN)/python -m tests.simulation --days $(DAYS) $(if $(filter command line environment,$(origin SYSTEM)),--system $(SYSTEM)) $(ARGS)
 
 test: $(INSTALLED)  ## Run all tests (ARGS="-m 'not e2e' -k name" for fewer)
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup $(ARGS)
