@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from prefect import get_run_logger, task
 
@@ -18,6 +18,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from featurestore import Feature, FeatureGroup, FeatureStore, FeatureView
+
+
+class PredictedBy(Protocol):
+    """What a version of a model predicts of a window, by its own view and training dataset.
+
+    Every inference pipeline has one for each model, in its `PREDICTED_BY`: for the champion, for the challenger in its
+    shadow, and for the versions of the past that `flows.staleness` measures.
+    """
+
+    def __call__(
+        self, fs: FeatureStore, made_at: datetime, model: registry.ModelVersion, window: Window, /
+    ) -> pd.DataFrame:
+        """Rows of the group of predictions."""
 
 
 def trained_by(system: str) -> str:

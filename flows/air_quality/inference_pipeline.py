@@ -7,6 +7,7 @@ look it up in the group of predictions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -62,14 +63,11 @@ def air_quality_inference(
         fs.get_feature_group(schema.OUTLOOK_GROUP, schema.VERSION), predictions_fg, start, end,
         first_window=FIRST_WINDOW, system=SYSTEM,
     )  # fmt: skip
-
-    def forecast_by(model: registry.ModelVersion, window: Window) -> pd.DataFrame:
-        return forecast(model, serving.read_batch(fs, model, window), made_at)
-
     events.name_run(str(window or "nothing new"))
-    made = serving.publish(predictions_fg, window, partial(forecast_by, champion))
+    predicted_by = partial(forecast_by, fs, made_at)
+    made = serving.publish(predictions_fg, window, partial(predicted_by, champion))
     worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
-    shadowed = shadow.score(fs, predictions_fg, window, forecast_by, schema.MODEL)
+    shadowed = shadow.score(fs, predictions_fg, window, predicted_by, schema.MODEL)
     events.summary_artifact(
         "air-quality-inference-summary", [made.summary() | serving.came_from(champion) | worth | shadowed]
     )
@@ -84,6 +82,12 @@ def predictions_group(fs: FeatureStore) -> FeatureGroup:
         primary_key=["station", "day", "horizon_days", "model_version"], event_time="issued_at", online_enabled=True,
         features=list(schema.PREDICTIONS), expectation_suite=schema.PREDICTIONS_RULES, tags={"system": SYSTEM},
     )  # fmt: skip
+
+
+def forecast_by(fs: FeatureStore, made_at: datetime, model: registry.ModelVersion, window: Window) -> pd.DataFrame:
+    """What a version predicts of a window, by its own view and training dataset: rows of the group of predictions."""
+    rows: pd.DataFrame = forecast(model, serving.read_batch(fs, model, window), made_at)
+    return rows
 
 
 @task(task_run_name="forecast", **retries.COMPUTING)
@@ -200,6 +204,9 @@ def worth(joined: pd.DataFrame) -> dict[str, Any]:
             f"{each['horizon']}: {each['baseline_mae']:.2f}" for each in by_horizon
         ),
     }
+
+
+PREDICTED_BY: Mapping[str, serving.PredictedBy] = {schema.MODEL: forecast_by}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ group of predictions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -63,15 +64,12 @@ def electricity_inference(
         fs.get_feature_group(schema.DAY_AHEAD_GROUP, schema.VERSION), predictions_fg, start, end,
         first_window=FIRST_WINDOW, system=SYSTEM,
     )  # fmt: skip
-
-    def forecast_by(model: registry.ModelVersion, window: Window) -> pd.DataFrame:
-        return forecast(model, serving.read_batch(fs, model, window), made_at)
-
     events.name_run(str(window or "nothing new"))
-    made = serving.publish(predictions_fg, window, partial(forecast_by, champion))
+    predicted_by = partial(forecast_by, fs, made_at)
+    made = serving.publish(predictions_fg, window, partial(predicted_by, champion))
     prices = price_inference.forecast_prices(fs, start, end, made_at)
     worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
-    shadowed = shadow.score(fs, predictions_fg, window, forecast_by, schema.MODEL)
+    shadowed = shadow.score(fs, predictions_fg, window, predicted_by, schema.MODEL)
     events.summary_artifact(
         "electricity-inference-summary", [made.summary() | serving.came_from(champion) | worth | shadowed]
     )
@@ -89,6 +87,12 @@ def predictions_group(fs: FeatureStore) -> FeatureGroup:
         primary_key=["zone", "hour", "model_version"], event_time="issued_at", online_enabled=True,
         features=list(schema.PREDICTIONS), expectation_suite=schema.PREDICTIONS_RULES, tags={"system": "electricity"},
     )  # fmt: skip
+
+
+def forecast_by(fs: FeatureStore, made_at: datetime, model: registry.ModelVersion, window: Window) -> pd.DataFrame:
+    """What a version predicts of a window, by its own view and training dataset: rows of the group of predictions."""
+    rows: pd.DataFrame = forecast(model, serving.read_batch(fs, model, window), made_at)
+    return rows
 
 
 @task(task_run_name="forecast", **retries.COMPUTING)
@@ -191,6 +195,12 @@ def worth(joined: pd.DataFrame, operator: pd.DataFrame) -> dict[str, Any]:
         "mape": None if rows.empty else regression.mape(rows["demand_mw"], rows["forecast_mw"]),
         **hindcasting.mean_absolute_errors(both, "demand_mw", beside),
     }
+
+
+PREDICTED_BY: Mapping[str, serving.PredictedBy] = {
+    schema.MODEL: forecast_by,
+    schema.PRICE_MODEL: price_inference.forecast_by,
+}
 
 
 if __name__ == "__main__":

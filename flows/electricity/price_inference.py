@@ -40,13 +40,10 @@ def forecast_prices(
     predictions_fg = predictions_group(fs)
     spine = fs.get_feature_group(schema.PRICE_DAY_AHEAD_GROUP, schema.VERSION)
     window = serving.window_to_predict(spine, predictions_fg, start, end, first_window=FIRST_WINDOW, system=SYSTEM)
-
-    def forecast_by(model: registry.ModelVersion, window: Window) -> pd.DataFrame:
-        return forecast(model, serving.read_batch(fs, model, window), made_at)
-
-    made = serving.publish(predictions_fg, window, partial(forecast_by, champion))
+    predicted_by = partial(forecast_by, fs, made_at)
+    made = serving.publish(predictions_fg, window, partial(predicted_by, champion))
     worth = hindcast(fs, predictions_fg, predictions_fg.watermark or made_at, made_at)
-    shadowed = shadow.score(fs, predictions_fg, window, forecast_by, schema.PRICE_MODEL)
+    shadowed = shadow.score(fs, predictions_fg, window, predicted_by, schema.PRICE_MODEL)
     return {"model_version": champion.version, "rows_written": made.rows_written, **worth, **shadowed}
 
 
@@ -59,6 +56,12 @@ def predictions_group(fs: FeatureStore) -> FeatureGroup:
         features=list(schema.PRICE_PREDICTIONS), expectation_suite=schema.PRICE_PREDICTIONS_RULES,
         tags={"system": SYSTEM},
     )  # fmt: skip
+
+
+def forecast_by(fs: FeatureStore, made_at: datetime, model: registry.ModelVersion, window: Window) -> pd.DataFrame:
+    """What a version predicts of a window, by its own view and training dataset: rows of the group of predictions."""
+    rows: pd.DataFrame = forecast(model, serving.read_batch(fs, model, window), made_at)
+    return rows
 
 
 @task(task_run_name="forecast prices", **retries.COMPUTING)

@@ -64,16 +64,11 @@ def fraud_inference(
         fs.get_feature_group(schema.TRANSACTIONS_GROUP, schema.VERSION), predictions_fg, start, end,
         first_window=FIRST_WINDOW, system=SYSTEM,
     )  # fmt: skip
-
-    def scored_by(model: registry.ModelVersion, window: Window) -> pd.DataFrame:
-        batch: pd.DataFrame = serving.read_batch(fs, model, window)
-        asked: pd.DataFrame = asked_of(fs, batch["tid"], window)
-        return score(model, batch, asked, window, made_at)
-
     events.name_run(str(window or "nothing new"))
-    made = serving.publish(predictions_fg, window, partial(scored_by, champion))
+    predicted_by = partial(scored_by, fs, made_at)
+    made = serving.publish(predictions_fg, window, partial(predicted_by, champion))
     worth = hindcast(fs, predictions_fg, made_at)
-    shadowed = shadow.score(fs, predictions_fg, window, scored_by, schema.MODEL)
+    shadowed = shadow.score(fs, predictions_fg, window, predicted_by, schema.MODEL)
     events.summary_artifact("fraud-inference-summary", [summary(champion, made, worth | shadowed)])
     return made.rows_written
 
@@ -87,6 +82,14 @@ def predictions_group(fs: FeatureStore) -> FeatureGroup:
         primary_key=["tid", "model_version"], event_time="datetime", online_enabled=False,
         features=list(schema.PREDICTIONS), expectation_suite=schema.PREDICTIONS_RULES, tags={"system": "fraud"},
     )  # fmt: skip
+
+
+def scored_by(fs: FeatureStore, made_at: datetime, model: registry.ModelVersion, window: Window) -> pd.DataFrame:
+    """What a version predicts of a window, by its own view and training dataset: rows of the group of predictions."""
+    batch: pd.DataFrame = serving.read_batch(fs, model, window)
+    asked: pd.DataFrame = asked_of(fs, batch["tid"], window)
+    rows: pd.DataFrame = score(model, batch, asked, window, made_at)
+    return rows
 
 
 @task(task_run_name="what was asked in {window}", **retries.READING)
@@ -338,6 +341,9 @@ def unknowns(inputs: Mapping[str, Any], *, known_card: bool, values: Mapping[str
 def _all_null(values: Mapping[str, Any], names: Sequence[str]) -> bool:
     held = [values[name] for name in names if name in values]
     return bool(held) and all(value is None or value != value for value in held)
+
+
+PREDICTED_BY: Mapping[str, serving.PredictedBy] = {schema.MODEL: scored_by}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ whose transformations they know. A prediction once made is never changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -64,16 +64,12 @@ def reddit_inference(
         fs.get_feature_group(schema.POSTS_GROUP, schema.VERSION), predictions_fg, start, end,
         first_window=FIRST_WINDOW, system=SYSTEM,
     )  # fmt: skip
-
-    def predicted_by(target: Target, model: registry.ModelVersion, window: Window) -> pd.DataFrame:
-        return predict(target, model, serving.read_batch(fs, model, window), made_at)
-
     events.name_run(str(window or "nothing new"))
-    made = serving.publish(predictions_fg, window, partial(predict_all, models, predicted_by))
+    made = serving.publish(predictions_fg, window, partial(predict_all, fs, made_at, models))
     worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
     for target, model in models.items():
         worth |= shadow.score(
-            fs, predictions_fg, window, partial(predicted_by, target), model.name, prefix=f"{target}_"
+            fs, predictions_fg, window, partial(predicted_by, target, fs, made_at), model.name, prefix=f"{target}_"
         )
     events.summary_artifact("reddit-inference-summary", [summary(models, made, worth)])
     return made.rows_written
@@ -103,14 +99,21 @@ def predictions_group(fs: FeatureStore) -> FeatureGroup:
 
 
 def predict_all(
-    models: Mapping[Target, registry.ModelVersion],
-    predicted_by: Callable[[Target, registry.ModelVersion, Window], pd.DataFrame],
-    window: Window,
+    fs: FeatureStore, made_at: datetime, models: Mapping[Target, registry.ModelVersion], window: Window
 ) -> pd.DataFrame:
     """The rows of the group of predictions for all targets, each by its own model's view."""
     import pandas as pd
 
-    return pd.concat([predicted_by(target, model, window) for target, model in models.items()], ignore_index=True)
+    parts = [predicted_by(target, fs, made_at, model, window) for target, model in models.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def predicted_by(
+    target: Target, fs: FeatureStore, made_at: datetime, model: registry.ModelVersion, window: Window
+) -> pd.DataFrame:
+    """What a version predicts of a window, by its own view and training dataset: rows of the group of predictions."""
+    rows: pd.DataFrame = predict(target, model, serving.read_batch(fs, model, window), made_at)
+    return rows
 
 
 @task(task_run_name="predict {target}", **retries.COMPUTING)
@@ -411,6 +414,11 @@ def _numbers(computed: Mapping[str, Any]) -> dict[str, float | None]:
     return {
         name: None if value is None else float(value) for name, value in computed.items() if name != "community"
     }  # fmt: skip
+
+
+PREDICTED_BY: Mapping[str, serving.PredictedBy] = {
+    name: partial(predicted_by, target) for target, name in schema.MODELS.items()
+}
 
 
 if __name__ == "__main__":

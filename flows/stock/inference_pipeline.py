@@ -8,6 +8,7 @@ predictions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -60,22 +61,15 @@ def stock_inference(start: datetime | None = None, end: datetime | None = None) 
     champions = Champions.now()
     predictions_fg = predictions_group(fs)
     made_at = windows.scheduled_time()
-    spine = group_of(fs, schema.FEATURES_GROUP, schema.VERSION, system=schema.SYSTEM)
     window = serving.window_to_predict(
-        spine, predictions_fg, start, end, first_window=FIRST_WINDOW, system=schema.SYSTEM
+        spine_group(fs), predictions_fg, start, end, first_window=FIRST_WINDOW, system=schema.SYSTEM
     )  # fmt: skip
-
-    def forecast_by(
-        of_return: registry.ModelVersion | None, of_direction: registry.ModelVersion | None, window: Window
-    ) -> pd.DataFrame:
-        models = champions.instead(of_return, of_direction)
-        return forecast(models, *read_batches(fs, spine, models, window), made_at)
-
     events.name_run(str(window or "nothing new"))
-    made = serving.publish(predictions_fg, window, partial(forecast_by, None, None))
+    predicted_by = partial(forecast_by, fs, made_at, champions)
+    made = serving.publish(predictions_fg, window, partial(predicted_by, None, None))
     joined = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
     events.summary_artifact("stock-recent-predictions", recent.table(joined))
-    shadowed = shadow.score(fs, predictions_fg, window, forecast_by, schema.RETURN_MODEL, schema.DIRECTION_MODEL)
+    shadowed = shadow.score(fs, predictions_fg, window, predicted_by, schema.RETURN_MODEL, schema.DIRECTION_MODEL)
     events.summary_artifact("stock-inference-summary", [summary(champions, made, recent.worth(joined) | shadowed)])
     return made.rows_written
 
@@ -115,12 +109,28 @@ def predictions_group(fs: FeatureStore) -> FeatureGroup:
     )  # fmt: skip
 
 
+def spine_group(fs: FeatureStore) -> FeatureGroup:
+    """The group whose closes are forecast from."""
+    return group_of(fs, schema.FEATURES_GROUP, schema.VERSION, system=schema.SYSTEM)
+
+
+def forecast_by(
+    fs: FeatureStore, made_at: datetime, champions: Champions, of_return: registry.ModelVersion | None,
+    of_direction: registry.ModelVersion | None, window: Window,
+) -> pd.DataFrame:  # fmt: skip
+    """What these versions predict of a window, each by its own view and training dataset; None: the champion does."""
+    models = champions.instead(of_return, of_direction)
+    rows: pd.DataFrame = forecast(models, *read_batches(fs, models, window), made_at)
+    return rows
+
+
 @task(task_run_name="read batches of {window}", **retries.READING)
 def read_batches(
-    fs: FeatureStore, spine: FeatureGroup, champions: Champions, window: Window
+    fs: FeatureStore, champions: Champions, window: Window
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
     """The closes of the window; and, for each champion, its features of them by its own view and training dataset."""
-    closes = spine.select(["symbol", "day", "closed_at", "close"]).read(start_time=window.start, end_time=window.end)
+    names = ["symbol", "day", "closed_at", "close"]
+    closes = spine_group(fs).select(names).read(start_time=window.start, end_time=window.end)
     batches = [
         None if model is None else serving.read_batch.fn(fs, model, window)
         for model in (champions.of_return, champions.of_direction)
@@ -229,6 +239,13 @@ def summary(champions: Champions, made: serving.Published, rest: dict[str, Any])
         "forecast": champions.why_none or "by the champion",
     }
     return made.summary() | models | rest
+
+
+NOBODY = Champions(None, None, "")
+PREDICTED_BY: Mapping[str, serving.PredictedBy] = {
+    schema.RETURN_MODEL: lambda fs, at, model, window: forecast_by(fs, at, NOBODY, model, None, window),
+    schema.DIRECTION_MODEL: lambda fs, at, model, window: forecast_by(fs, at, NOBODY, None, model, window),
+}
 
 
 if __name__ == "__main__":

@@ -63,6 +63,9 @@ def check(
     def group(settings: Settings, name: str) -> FeatureGroup:
         return featurestore.connect(home=settings.store_home).get_feature_group(name, 1)
 
+    def rows_of(settings: Settings, name: str) -> pd.DataFrame:
+        return group(settings, name).read(start_time=window.start, end_time=window.end)
+
     def hashes(settings: Settings) -> dict[str, str]:
         return {name: content_hash(group(settings, name).read(dataframe_type="arrow")) for name in groups.values()}
 
@@ -90,19 +93,16 @@ def check(
         assert ", ".join(told["shadow_version"]).split(", ") == [str(each.version) for each in challengers]
         assert set(told["shadow_failure"]) == {None}
         assert hashes(settings) == served
-        said = {name: group(settings, shadow.name_of(name)).read() for name in groups.values()}
+        said = {name: rows_of(settings, shadow.name_of(name)) for name in groups.values()}
         assert sum(told["shadow_rows_written"]) == sum(map(len, said.values()))
         for name, rows in said.items():
             champions = group(settings, name)
             assert not group(settings, shadow.name_of(name)).online_enabled
             key = [column for column in [*champions.primary_key, champions.event_time] if column not in VERSIONS]
-            theirs, ours = (
-                some[key].sort_values(key, ignore_index=True)
-                for some in (champions.read(start_time=window.start, end_time=window.end), rows)
-            )
+            theirs, ours = (some[key].sort_values(key, ignore_index=True) for some in (rows_of(settings, name), rows))
             assert len(ours)
             pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
 
         assert set(run()["shadow_rows_written"]) == {0}
         for name, rows in said.items():
-            pd.testing.assert_frame_equal(group(settings, shadow.name_of(name)).read(), rows, check_exact=True)
+            pd.testing.assert_frame_equal(rows_of(settings, shadow.name_of(name)), rows, check_exact=True)

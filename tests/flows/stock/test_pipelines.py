@@ -376,10 +376,9 @@ def test_promoted_models_forecast_what_follows_and_what_was_said_stays_said(with
         assert chosen["day"].is_unique
 
         fs = featurestore.connect(home=with_rejected.store_home)
-        spine = fs.get_feature_group(schema.FEATURES_GROUP, schema.VERSION)
         champions = Champions.now()
         closes, of_return, of_direction = inference_pipeline.read_batches.fn(
-            fs, spine, champions, featurestore.Window.of("2026-03-09", "2026-03-12")
+            fs, champions, featurestore.Window.of("2026-03-09", "2026-03-12")
         )
         assert of_return is not None
         spoilt = of_return.sort_values("closed_at", ignore_index=True)
