@@ -187,7 +187,7 @@ def validation_artifact(group: str, report: Mapping[str, Any] | None) -> None:
     _markdown(f"validation-{group}", markdown, f"Rules checked before rows of {group} were written")
 
 
-def summary_artifact(key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def summary_artifact(key: str, rows: Sequence[Mapping[str, Any]], description: str | None = None) -> None:
     """Keep what a run did as a table artifact, such as `fraud-features-summary`; one row per thing, same columns.
 
     Args:
@@ -200,7 +200,7 @@ def summary_artifact(key: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
     table = [{column: _plain(value) for column, value in row.items()} for row in rows]
     with _never_fails(f"The artifact {key}"):
-        create_table_artifact(key=slug(key), table=table)
+        create_table_artifact(key=slug(key), table=table, description=description)
 
 
 def training_report_artifact(
@@ -233,6 +233,18 @@ def monitoring_artifact(kind: Literal["hindcast", "drift"], model: str, markdown
     _markdown(f"{kind}-{model}", markdown, f"{what[kind]}: {model}")
     if picture is not None:
         _picture(f"{kind}-plot-{model}", picture, f"{what[kind]}: {model}")
+
+
+def staleness_artifact(model: str, rows: Sequence[Mapping[str, Any]], text: str, picture: bytes | None) -> None:
+    """Keep how a model ages as the table `staleness-<model>`, with what follows from it as its description.
+
+    Args:
+        rows: one per version, as `summary_artifact` has them.
+        picture: PNG bytes, for `staleness-plot-<model>`; None where there is nothing to draw.
+    """
+    summary_artifact(f"staleness-{model}", rows, text)
+    if picture is not None:
+        _picture(f"staleness-plot-{model}", picture, text)
 
 
 def promotion_artifact(model: str, write: Callable[[], str]) -> None:

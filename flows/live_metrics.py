@@ -191,8 +191,8 @@ def beside(champion: pd.DataFrame, challenger: pd.DataFrame, watched: Monitored)
     if both.empty:
         return None
     said = f"{forecast}_challenger"
-    enough = _are_enough(both, watched)
-    gain = _skill(both, watched, said, forecast) if enough else None
+    enough = are_enough(both, watched)
+    gain = better_by(both, watched, said, forecast) if enough else None
     return {
         "rows": len(both),
         "champion_versions": _versions(both[watched.said.version]),
@@ -285,9 +285,9 @@ def _row(
     judged: hindcasting.Judged, watched: Monitored, part: Part, *, window: Window, before: Before | None
 ) -> dict[str, Any]:
     said, rows = watched.said, _measurable(judged, watched)
-    enough = _are_enough(rows, watched)
+    enough = are_enough(rows, watched)
     whole = _interval(rows, watched) if enough else None
-    skill = _skill(rows, watched, said.forecast, said.baseline) if enough else None
+    skill = better_by(rows, watched, said.forecast, said.baseline) if enough else None
     has_model = bool((rows[said.version] > 0).any())
     demanded = watched.measure.demanded if part == (ALL, ALL_HORIZONS) else 0.0
     state = _state(skill if has_model else None, demanded, before) if enough else TOO_FEW
@@ -326,8 +326,9 @@ def _state(skill: Score | None, demanded: float, before: Before | None) -> str:
     return FINE
 
 
-def _are_enough(rows: pd.DataFrame, watched: Monitored) -> bool:
-    if len(rows) < LEAST_ROWS or _blocks(rows, watched).nunique() < LEAST_BLOCKS:
+def are_enough(rows: pd.DataFrame, watched: Monitored) -> bool:
+    """Whether these matured rows give an interval: rows, blocks, and positives where there are any."""
+    if len(rows) < LEAST_ROWS or blocks_of(rows, watched).nunique() < LEAST_BLOCKS:
         return False
     if watched.measure.metric != "average_precision":
         return True
@@ -337,7 +338,7 @@ def _are_enough(rows: pd.DataFrame, watched: Monitored) -> bool:
 
 def _interval(rows: pd.DataFrame, watched: Monitored) -> Score:
     y, said = _scaled(rows, watched, watched.truth.column), _scaled(rows, watched, watched.said.forecast)
-    blocks = _blocks(rows, watched).to_numpy()
+    blocks = blocks_of(rows, watched).to_numpy()
     match watched.measure.metric:
         case "mae":
             return regression.interval("mae", y, said, blocks=blocks, name=watched.model, resamples=RESAMPLES)
@@ -347,11 +348,11 @@ def _interval(rows: pd.DataFrame, watched: Monitored) -> Score:
             return evaluation.interval(metric, y, said, blocks=blocks, name=watched.model, resamples=RESAMPLES)
 
 
-def _skill(rows: pd.DataFrame, watched: Monitored, ours: str, theirs: str) -> Score | None:
+def better_by(rows: pd.DataFrame, watched: Monitored, ours: str, theirs: str) -> Score | None:
     """How much better one column is than another; None against one without any error."""
     y = _scaled(rows, watched, watched.truth.column)
     one, other = _scaled(rows, watched, ours), _scaled(rows, watched, theirs)
-    blocks, name = _blocks(rows, watched).to_numpy(), f"{ours} against {theirs}"
+    blocks, name = blocks_of(rows, watched).to_numpy(), f"{ours} against {theirs}"
     match watched.measure.metric:
         case "mae":
             if not np.abs(other - y).sum():
@@ -368,7 +369,8 @@ def _scaled(rows: pd.DataFrame, watched: Monitored, column: str) -> bootstrap.Fl
     return values if watched.measure.scale is None else np.asarray(watched.measure.scale(values), np.float64)
 
 
-def _blocks(rows: pd.DataFrame, watched: Monitored) -> pd.Series:
+def blocks_of(rows: pd.DataFrame, watched: Monitored) -> pd.Series:
+    """The block of each row: rows of one are not independent."""
     return _floor(rows[watched.said.time], watched.measure.block)
 
 

@@ -179,15 +179,23 @@ def read(
     Raises:
         NotFound: a group is not there.
     """
+    said = watched.said
+    predictions = fs.get_feature_group(group or said.group, VERSION).read(start_time=start, end_time=end)
+    if said.only is not None:
+        column, value = said.only
+        predictions = predictions[predictions[column] == value].reset_index(drop=True)
+    return with_truth(fs, watched, predictions, start, end, now)
+
+
+def with_truth(
+    fs: FeatureStore, watched: Monitored, predictions: pd.DataFrame, start: datetime, end: datetime, now: datetime
+) -> pd.DataFrame:
+    """Predictions with event times of [start, end), stored or not, that count, beside what came; as `read`."""
     import pandas as pd
 
     from flows import hindcasting
 
     said, truth = watched.said, watched.truth
-    predictions = fs.get_feature_group(group or said.group, VERSION).read(start_time=start, end_time=end)
-    if said.only is not None:
-        column, value = said.only
-        predictions = predictions[predictions[column] == value].reset_index(drop=True)
     served = hindcasting.served(predictions, watched.target, which=said.served)
     truths = fs.get_feature_group(truth.group, VERSION).read(start_time=start - truth.earlier, end_time=end)
     for each in truth.beside:

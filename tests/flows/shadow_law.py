@@ -22,13 +22,13 @@ from flows.settings import Settings
 VERSIONS = ["model_version", "direction_version"]
 
 
-def half_of(model: registry.ModelVersion, **changes: Any) -> registry.ModelVersion:
-    """The next version of a model, and so its challenger: the same with half of the trees."""
+def half_of(model: registry.ModelVersion, *, share: float = 0.5, **changes: Any) -> registry.ModelVersion:
+    """The next version of a model, and so its challenger: the same with half of the trees (or another share)."""
     loaded = registry.load(model)
-    booster = loaded.booster[: max(1, loaded.booster.num_boosted_rounds() // 2)]
+    booster = loaded.booster[: max(1, int(loaded.booster.num_boosted_rounds() * share))]
     example = pd.DataFrame([dict.fromkeys(loaded.feature_names, 1.0)])
     return registry.log_model(
-        model.name, booster, lineage=replace(model.lineage, **changes), example=example, params={"trees": "half"},
+        model.name, booster, lineage=replace(model.lineage, **changes), example=example, params={"share": share},
         metrics=model.metrics, model_card="# Half", training_report="# Half",
     )  # fmt: skip
 

@@ -270,7 +270,7 @@ def test_after_a_rollback_the_next_run_serves_the_version_before_and_nothing_is_
 
         def who_serves() -> set[int | None]:
             found = set()
-            while not decided.is_set():
+            while not decided.wait(0.02):
                 champion = registry.champion(schema.MODEL)
                 found.add(None if champion is None else champion.version)
             return found
