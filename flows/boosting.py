@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from featurestore.errors import InvalidData
 from flows import splitting
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def search(X: pd.DataFrame, y: pd.Series, times: pd.Series, fixed: Params, plan:
     Returns:
         One value for each name of the space. The same rows give the same values.
     Raises:
-        InvalidData: no room for the folds.
+        InvalidData: no room for the folds, or the metric is not defined on any of them.
     """
     import numpy as np
     import optuna
@@ -165,6 +166,12 @@ def search(X: pd.DataFrame, y: pd.Series, times: pd.Series, fixed: Params, plan:
     )
     study.enqueue_trial(dict(plan.start))
     study.optimize(value, n_trials=plan.trials)
+    if not study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):  # each gave NaN
+        raise InvalidData(
+            f"Every trial gave {metric} = NaN: a fold of the {int((day % every == 0).sum()):,} rows from {start} to "
+            f"{end} has none of the labels that it needs. Search on more rows, or run the feature pipeline "
+            "for more history."
+        )
     return Found(
         dict(study.best_params), tuple((dict(each.params), float(each.value or 0.0)) for each in study.trials), metric
     )

@@ -86,10 +86,11 @@ class Data(NamedTuple):
         return cls(*rows[:3], *rows.label("pm25_ug_m3", "float64"))
 
     def days(self) -> dict[str, Any]:
-        """What `regression.check_enough` looks at."""
+        """What `regression.check_enough` looks at; of the test only what can be judged beside every baseline."""
+        test = self.X_test[modelling.judged_rows(self.X_test)]
         return {
             name: modelling.days_of(X)
-            for name, X in (("train", self.X_train), ("validation", self.X_validation), ("test", self.X_test))
+            for name, X in (("train", self.X_train), ("validation", self.X_validation), ("test", test))
         }
 
 
@@ -189,6 +190,8 @@ def from_all_origins(trained: Trained, data: Data, X: pd.DataFrame, splits: Spli
     for number, (train, test) in enumerate(modelling.origins(splits)):
         known = ((X_all["issued_at"] >= train.start) & (X_all["issued_at"] < train.end)).to_numpy()
         here = ((X["issued_at"] >= test.start) & (X["issued_at"] < test.end)).to_numpy()
+        if not here.any():  # no row of this stretch can be compared with every baseline
+            continue
         past, now = (boosting.matrix(rows, [*trained.names, modelling.SEASON]) for rows in (X_all[known], X[here]))
         # The first origin is the model itself: training and validation are all that was known then.
         params = {name: value for name, value in trained.model.get_params().items() if value is not None}

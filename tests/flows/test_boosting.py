@@ -58,6 +58,14 @@ def test_a_span_too_short_for_the_folds_is_refused(rows: pd.DataFrame) -> None:
         boosting.search(day[["a"]], day["a"], day["time"], FIXED, SEARCH)
 
 
+def test_folds_without_a_positive_are_refused_in_words(rows: pd.DataFrame) -> None:
+    """T22: with few frauds and few rows the precision is not defined in any fold."""
+    fixed = {**FIXED, "objective": "binary:logistic", "eval_metric": "aucpr"}
+    y = (rows.index < 5).astype("int64")
+    with pytest.raises(InvalidData, match=r"Every trial gave aucpr = NaN: a fold of the .* rows"):
+        boosting.search(rows[["a", "b"]], pd.Series(y), rows["time"], fixed, SEARCH)
+
+
 def test_refitting_keeps_the_parameters_and_the_number_of_trees_that_validation_asked_for(rows: pd.DataFrame) -> None:
     X, y = rows[["a", "b"]], rows["a"]
     counted = boosting.fit(X[:700], y[:700], X[700:], y[700:], {**FIXED, "max_depth": 2})

@@ -13,8 +13,8 @@ import pytest
 import featurestore
 from featurestore.errors import InvalidData, InvalidTime, NotFound, SchemaMismatch
 from featurestore.times import Window
-from flows import hindcasting, registry, serving, windows
-from flows.air_quality import feature_pipeline, inference_pipeline, modelling, schema, simulator
+from flows import hindcasting, registry, regression, serving, windows
+from flows.air_quality import feature_pipeline, inference_pipeline, modelling, schema, simulator, training_pipeline
 from flows.air_quality.feature_pipeline import air_quality_features
 from flows.air_quality.inference_pipeline import air_quality_inference
 from flows.air_quality.simulator import Trouble
@@ -283,6 +283,17 @@ def judged_by_hand(ours: float, climatology: float, persistence: float, ridge: f
     }  # fmt: skip
     decision = modelling.gate(y, {name: (y + noise * by).to_numpy() for name, by in off.items()}, X, None)
     return decision.accepted, "; ".join(decision.reasons)
+
+
+def test_test_without_other_years_to_compare_with_is_refused_in_words() -> None:
+    """T22: a station's first winter has no climatology, and nothing could be judged beside it."""
+    issued = pd.date_range("2026-01-01", periods=600, freq="h", tz="UTC")
+    X = pd.DataFrame({"issued_at": issued} | dict.fromkeys(schema.BASELINES.values(), 1.0))
+    first_winter = X.assign(**{schema.BASELINES["climatology"]: np.nan})
+    y = pd.Series(1.0, index=X.index)
+    with pytest.raises(InvalidData, match="the test split has 0 rows of 0 days"):
+        regression.check_enough(training_pipeline.Data(X, X, first_winter, y, y, y).days())
+    regression.check_enough(training_pipeline.Data(X, X, X, y, y, y).days())
 
 
 def test_gate_wants_persistence_beaten_tomorrow_and_climatology_from_the_third_day() -> None:
