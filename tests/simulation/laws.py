@@ -300,28 +300,37 @@ def _decisions(evidence: Evidence) -> Counter[tuple[str, str]]:
 
 
 def _monitored(evidence: Evidence) -> Counter[tuple[str, str]]:
-    """What the monitor's own groups say: drift by model and feature, live metrics by model, slice and horizon."""
+    """What the monitor's own groups say: drift of a model's columns, and the live metric of a model as a whole."""
     found: Counter[tuple[str, str]] = Counter()
-    for group, key, usual, bad, gone in (
-        ("drift", ["model", "feature"], "same", DRIFT, NO_DRIFT),
-        ("live_metrics", ["model", "slice", "horizon"], "fine", WORSE, RECOVERED),
+    for group, usual, bad, gone, changed in (
+        ("drift", "same", DRIFT, NO_DRIFT, drift_changes),
+        ("live_metrics", "fine", WORSE, RECOVERED, live_changes),
     ):
-        if group not in evidence.groups:
-            continue
-        rows = evidence.groups[group].rows.sort_values("measured_at")
-        for model, times in changes_by_model(rows, key, usual=usual).items():
-            for was_bad in times:
-                found[bad if was_bad else gone, f"triptych.model.{model}"] += 1
+        if group in evidence.groups:
+            for model, state in changed(evidence.groups[group].rows):
+                found[gone if state == usual else bad, f"triptych.model.{model}"] += 1
     return found
 
 
-def changes_by_model(rows: pd.DataFrame, key: Sequence[str], *, usual: str) -> dict[str, list[bool]]:
-    """For each model the changes of any of its entities: True to worse, False back. "too few" changes nothing."""
-    found: dict[str, list[bool]] = {}
-    for name, some in rows[rows["state"] != "too few"].groupby(list(key)):
-        for state in changes(some["state"].tolist(), usual=usual):
-            found.setdefault(str(name[0]), []).append(state != usual)
-    return found
+def drift_changes(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """Model and new state of each measurement that found columns in another state: all columns are told of at once."""
+    found = set()
+    for (model, _), some in rows.sort_values("measured_at").groupby(["model", "feature"]):
+        before = some["state"].shift(fill_value="same")
+        for at, state in zip(some["measured_at"], some["state"].where(some["state"] != before), strict=True):
+            if state == state:
+                found.add((model, at, state))
+    return [(model, state) for model, _, state in sorted(found)]
+
+
+def live_changes(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """Model and new state of each change of a model as a whole; "too few" changes nothing."""
+    whole = rows[(rows["slice"] == "all") & (rows["horizon"] == 0) & (rows["state"] != "too few")]
+    return [
+        (str(model), state)
+        for model, some in whole.sort_values("measured_at").groupby("model")
+        for state in changes(some["state"].tolist(), usual="fine")
+    ]
 
 
 # --- helpers -----------------------------------------------------------------------------------------

@@ -202,10 +202,19 @@ def test_changes_are_counted_once_however_long_they_last(states: list[str], foun
     assert laws.changes(states, usual="fine") == found
 
 
-def test_too_few_rows_are_no_change() -> None:
+def test_a_model_is_told_of_as_a_whole_and_too_few_rows_are_no_change() -> None:
     states = ["fine", "too few", "regressed", "too few", "regressed", "fine"]
-    rows = frame(model=["toy"] * 6, slice=["all"] * 6, horizon=[0] * 6, state=states)
-    assert laws.changes_by_model(rows, ["model", "slice", "horizon"], usual="fine") == {"toy": [True, False]}
+    whole = frame(model=["toy"] * 6, slice=["all"] * 6, horizon=[0] * 6, measured_at=[*range(6)], state=states)
+    part = whole.assign(slice="zone=J_NYC", state="regressed")
+    assert laws.live_changes(pd.concat([part, whole])) == [("toy", "regressed"), ("toy", "fine")]
+
+
+def test_columns_that_drift_at_one_measurement_are_told_of_at_once() -> None:
+    rows = frame(
+        model=["toy"] * 6, feature=["amount", "hour"] * 3, measured_at=[1, 1, 2, 2, 3, 3],
+        state=["drifted", "drifted", "drifted", "same", "drifted", "drifted"],
+    )  # fmt: skip
+    assert laws.drift_changes(rows) == [("toy", "drifted"), ("toy", "same"), ("toy", "drifted")]
 
 
 def test_the_champion_at_a_time_is_the_last_one_promoted() -> None:
