@@ -30,12 +30,6 @@ if TYPE_CHECKING:
 FIRST_WINDOW = timedelta(days=1)
 """What the first run forecasts: the newest issue."""
 
-HINDCAST = timedelta(days=60)
-"""Over which issues the summary says what forecasts were worth."""
-
-EXPIRES_AFTER = timedelta(days=14)
-"""A day whose mean is still unknown this long after it began is not waited for: too few hours were measured."""
-
 SYSTEM = "air_quality"
 
 
@@ -66,7 +60,7 @@ def air_quality_inference(
     events.name_run(str(window or "nothing new"))
     predicted_by = partial(forecast_by, fs, made_at)
     made = serving.publish(predictions_fg, window, partial(predicted_by, champion))
-    worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
+    worth = hindcast(fs, made_at if window is None else window.end, made_at)
     shadowed = shadow.score(fs, predictions_fg, window, predicted_by, schema.MODEL)
     events.summary_artifact(
         "air-quality-inference-summary", [made.summary() | serving.came_from(champion) | worth | shadowed]
@@ -154,23 +148,12 @@ def forecast(model: registry.ModelVersion, batch: pd.DataFrame, made_at: datetim
 
 
 @task(task_run_name="hindcast", **retries.READING)
-def hindcast(fs: FeatureStore, predictions_fg: FeatureGroup, until: datetime, now: datetime) -> dict[str, Any]:
+def hindcast(fs: FeatureStore, until: datetime, now: datetime) -> dict[str, Any]:
     """What the forecasts of the last two months were worth, beside the baselines on the same days, by horizon."""
-    import pandas as pd
+    from flows import monitored
+    from flows.air_quality.monitored import PM25
 
-    from flows import hindcasting
-
-    start = until - HINDCAST
-    predictions = predictions_fg.read(start_time=start, end_time=until)
-    # Daily means are stored at the first issue that forecasts them: six days before the last one.
-    days = fs.get_feature_group(schema.PM25_GROUP, schema.VERSION).read(
-        start_time=start - timedelta(days=schema.HORIZONS[-1]), end_time=until
-    )
-    joined = hindcasting.with_truth(
-        predictions, days, key=["station", "day"], truth="pm25_ug_m3", target_time="day", at=pd.Timestamp(now),
-        expires_after=EXPIRES_AFTER,
-    )  # fmt: skip
-    return worth(joined)
+    return worth(monitored.read(fs, PM25, until - PM25.measure.span, until, now))
 
 
 def worth(joined: pd.DataFrame) -> dict[str, Any]:

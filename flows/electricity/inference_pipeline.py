@@ -31,12 +31,6 @@ if TYPE_CHECKING:
 FIRST_WINDOW = timedelta(days=1)
 """What the first run forecasts: the newest issue."""
 
-HINDCAST = timedelta(days=28)
-"""Over which issues the summary says what forecasts were worth."""
-
-EXPIRES_AFTER = timedelta(days=10)
-"""Demand still unknown this long after its hour is not waited for."""
-
 SYSTEM = "electricity"
 
 
@@ -68,7 +62,7 @@ def electricity_inference(
     predicted_by = partial(forecast_by, fs, made_at)
     made = serving.publish(predictions_fg, window, partial(predicted_by, champion))
     prices = price_inference.forecast_prices(fs, start, end, made_at)
-    worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
+    worth = hindcast(fs, made_at if window is None else window.end, made_at)
     shadowed = shadow.score(fs, predictions_fg, window, predicted_by, schema.MODEL)
     events.summary_artifact(
         "electricity-inference-summary", [made.summary() | serving.came_from(champion) | worth | shadowed]
@@ -146,24 +140,17 @@ def forecast(model: registry.ModelVersion, batch: pd.DataFrame, made_at: datetim
 
 
 @task(task_run_name="hindcast", **retries.READING)
-def hindcast(fs: FeatureStore, predictions_fg: FeatureGroup, until: datetime, now: datetime) -> dict[str, Any]:
+def hindcast(fs: FeatureStore, until: datetime, now: datetime) -> dict[str, Any]:
     """What the forecasts of the last four weeks were worth, beside the baseline and the operator on the same hours."""
-    import pandas as pd
+    from flows import monitored
+    from flows.electricity.monitored import DEMAND
 
-    from flows import hindcasting
-
-    start = until - HINDCAST
-    predictions = predictions_fg.read(start_time=start, end_time=until)
-    # Labels are stored at their issue, so the same span holds them; the operator's are issued two hours later.
-    demand = fs.get_feature_group(schema.DEMAND_GROUP, schema.VERSION).read(start_time=start, end_time=until)
+    start = until - DEMAND.measure.span
+    # The operator's forecasts are issued two hours later than ours.
     operator = fs.get_feature_group(schema.OPERATOR_GROUP, schema.VERSION).read(
         start_time=start, end_time=until + timedelta(days=1)
     )
-    joined = hindcasting.with_truth(
-        predictions, demand, key=["zone", "hour"], truth="demand_mw", target_time="hour", at=pd.Timestamp(now),
-        expires_after=EXPIRES_AFTER,
-    )  # fmt: skip
-    return worth(joined, operator)
+    return worth(monitored.read(fs, DEMAND, start, until, now), operator)
 
 
 def worth(joined: pd.DataFrame, operator: pd.DataFrame) -> dict[str, Any]:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 FIRST_WINDOW = timedelta(days=1)
 """What the first run forecasts: the newest issue."""
 
-HINDCAST = timedelta(days=28)
-EXPIRES_AFTER = timedelta(days=10)
 SYSTEM = "electricity"
 
 
@@ -42,7 +40,7 @@ def forecast_prices(
     window = serving.window_to_predict(spine, predictions_fg, start, end, first_window=FIRST_WINDOW, system=SYSTEM)
     predicted_by = partial(forecast_by, fs, made_at)
     made = serving.publish(predictions_fg, window, partial(predicted_by, champion))
-    worth = hindcast(fs, predictions_fg, predictions_fg.watermark or made_at, made_at)
+    worth = hindcast(fs, predictions_fg.watermark or made_at, made_at)
     shadowed = shadow.score(fs, predictions_fg, window, predicted_by, schema.PRICE_MODEL)
     return {"model_version": champion.version, "rows_written": made.rows_written, **worth, **shadowed}
 
@@ -108,19 +106,12 @@ def forecast(model: registry.ModelVersion, batch: pd.DataFrame, made_at: datetim
 
 
 @task(task_run_name="hindcast of prices", **retries.READING)
-def hindcast(fs: FeatureStore, predictions_fg: FeatureGroup, until: datetime, now: datetime) -> dict[str, Any]:
+def hindcast(fs: FeatureStore, until: datetime, now: datetime) -> dict[str, Any]:
     """What the price forecasts of the last four weeks were worth, beside the baseline on the same hours."""
-    import pandas as pd
+    from flows import hindcasting, monitored
+    from flows.electricity.monitored import PRICE
 
-    from flows import hindcasting
-
-    start = until - HINDCAST
-    prices = fs.get_feature_group(schema.PRICE_GROUP, schema.VERSION).read(start_time=start, end_time=until)
-    joined = hindcasting.with_truth(
-        predictions_fg.read(start_time=start, end_time=until), prices, key=["zone", "hour"],
-        truth="price_usd_per_mwh", target_time="hour", at=pd.Timestamp(now), expires_after=EXPIRES_AFTER,
-    )  # fmt: skip
-    judged = hindcasting.judged(joined)
+    judged = hindcasting.judged(monitored.read(fs, PRICE, until - PRICE.measure.span, until, now))
     rows = judged.matured("baseline_usd_per_mwh")
     errors = {"mae_usd_per_mwh": "forecast_usd_per_mwh", "baseline_mae_usd_per_mwh": "baseline_usd_per_mwh"}
     return {

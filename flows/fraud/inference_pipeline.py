@@ -31,12 +31,6 @@ if TYPE_CHECKING:
 FIRST_WINDOW = timedelta(days=7)
 """What the first run scores: the transactions whose outcome nobody knows yet."""
 
-HINDCAST = timedelta(days=35)
-"""Over which transactions the summary says what predictions were worth: four weeks, and one that is not known yet."""
-
-EXPIRES_AFTER = timedelta(days=30)
-"""An outcome still unknown this long after the transaction is not waited for."""
-
 SYSTEM = "fraud"
 
 
@@ -67,7 +61,7 @@ def fraud_inference(
     events.name_run(str(window or "nothing new"))
     predicted_by = partial(scored_by, fs, made_at)
     made = serving.publish(predictions_fg, window, partial(predicted_by, champion))
-    worth = hindcast(fs, predictions_fg, made_at)
+    worth = hindcast(fs, predictions_fg.watermark or made_at, made_at)
     shadowed = shadow.score(fs, predictions_fg, window, predicted_by, schema.MODEL)
     events.summary_artifact("fraud-inference-summary", [summary(champion, made, worth | shadowed)])
     return made.rows_written
@@ -144,34 +138,19 @@ def score(
 
 
 @task(task_run_name="hindcast", **retries.READING)
-def hindcast(fs: FeatureStore, predictions_fg: FeatureGroup, now: datetime) -> dict[str, Any]:
-    """What the newest predictions were worth, once the outcomes are known."""
-    import pandas as pd
+def hindcast(fs: FeatureStore, until: datetime, now: datetime) -> dict[str, Any]:
+    """What the newest predictions were worth, once the outcomes are known; what was said first is what counts."""
+    from flows import monitored
+    from flows.fraud.monitored import FRAUD
 
-    from flows import hindcasting
-
-    until = predictions_fg.watermark or now
-
-    def rows_of(group: FeatureGroup) -> pd.DataFrame:
-        return group.read(start_time=until - HINDCAST, end_time=until)
-
-    predictions = rows_of(predictions_fg).sort_values("made_at", na_position="first", kind="stable")
-    served = predictions.drop_duplicates("tid")  # what was said first is what was acted on
-    amounts = rows_of(fs.get_feature_group(schema.TRANSACTIONS_GROUP, schema.VERSION))[["tid", "amount"]]
-    labels = rows_of(fs.get_feature_group(schema.LABELS_GROUP, schema.VERSION))
-    joined = hindcasting.with_truth(
-        served.merge(amounts, on="tid", how="left", validate="one_to_one"), labels[labels["known_at"] <= now],
-        key=["tid"], truth="is_fraud", target_time="datetime", at=pd.Timestamp(now), expires_after=EXPIRES_AFTER,
-    )  # fmt: skip
-    return worth(joined)
+    return worth(monitored.read(fs, FRAUD, until - FRAUD.measure.span, until, now))
 
 
 def worth(joined: pd.DataFrame) -> dict[str, Any]:
     """What matured predictions found and cost, beside the prevalence and flagging nothing on the same transactions.
 
     Args:
-        joined: of `hindcasting.with_truth`, with score, is_flagged, amount, is_fraud and backfilled; a null backfilled
-            is a row made before that was noted, and counts as made late.
+        joined: of `monitored.read`, with score, is_flagged, amount, is_fraud and backfilled.
     Returns:
         `measured_on` says whether they were made in time or reconstructed; counts by state; then rows, frauds, average
         precision beside the prevalence, precision and recall of what was flagged, and the cost beside that of flagging
@@ -188,7 +167,7 @@ def worth(joined: pd.DataFrame) -> dict[str, Any]:
     """
     from flows import evaluation, hindcasting
 
-    judged = hindcasting.judged(joined.assign(backfilled=joined["backfilled"].astype("boolean").fillna(True)))
+    judged = hindcasting.judged(joined)
     rows = judged.matured("score", "amount")
     is_fraud, is_flagged = rows["is_fraud"].astype("int64") == 1, rows["is_flagged"].astype("bool")
     frauds, hits = int(is_fraud.sum()), int((is_fraud & is_flagged).sum())

@@ -39,24 +39,24 @@ def with_slices(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(amount_band=band.astype(object), card=np.where(is_unknown, "unknown", "known"))
 
 
-MONITORED = (
-    Monitored(
-        model=schema.MODEL,
-        # Training compares with a logistic regression and a tree, which nobody stores the scores of. The order of the
-        # amounts is what anybody can say of a transaction, and says more than the prevalence.
-        said=Said(
-            schema.PREDICTIONS_GROUP, time="datetime", forecast="score", baseline="amount",
-            baseline_name="the larger the amount", served="first",
-        ),
-        truth=Truth(
-            schema.LABELS_GROUP, key=("tid",), column="is_fraud", target_time="datetime",
-            expires_after=timedelta(days=30),
-            beside=(Beside(schema.TRANSACTIONS_GROUP, ("tid",), ("amount",)),), derive=with_slices,
-        ),
-        # Four weeks, and one that is not known yet.
-        measure=Measure("average_precision", unit="", span=timedelta(days=35), slices=("card", "amount_band")),
-        retraining=Retraining(new_labels=50_000),
-        calendar=frozenset({"hour", "is_weekend", "is_night"}),
-        estimated=True,
+FRAUD = Monitored(
+    model=schema.MODEL,
+    # Training compares with a logistic regression and a tree, which nobody stores the scores of. The order of the
+    # amounts is what anybody can say of a transaction, and says more than the prevalence.
+    said=Said(
+        schema.PREDICTIONS_GROUP, time="datetime", forecast="score", baseline="amount",
+        baseline_name="the larger the amount", served="first",
     ),
+    truth=Truth(
+        schema.LABELS_GROUP, key=("tid",), column="is_fraud", target_time="datetime",
+        expires_after=timedelta(days=30),
+        beside=(Beside(schema.TRANSACTIONS_GROUP, ("tid",), ("amount",)),), derive=with_slices,
+    ),
+    # Four weeks, and one that is not known yet.
+    measure=Measure("average_precision", unit="", span=timedelta(days=35), slices=("card", "amount_band")),
+    retraining=Retraining(new_labels=50_000),
+    calendar=frozenset({"hour", "is_weekend", "is_night"}),
+    estimated=True,
 )  # fmt: skip
+
+MONITORED = (FRAUD,)

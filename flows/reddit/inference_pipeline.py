@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,6 @@ if TYPE_CHECKING:
 
 FIRST_WINDOW = schema.LABEL_DELAY
 """What the first run predicts: the posts whose votes have not settled yet."""
-
-HINDCAST = timedelta(days=28)
-"""Over which posts the summary says what predictions were worth."""
-
-EXPIRES_AFTER = timedelta(days=10)
-"""Votes still unknown this long after the post are not waited for: it is gone, or nobody looked."""
 
 SYSTEM = "reddit"
 
@@ -66,7 +60,7 @@ def reddit_inference(
     )  # fmt: skip
     events.name_run(str(window or "nothing new"))
     made = serving.publish(predictions_fg, window, partial(predict_all, fs, made_at, models))
-    worth = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
+    worth = hindcast(fs, made_at if window is None else window.end, made_at)
     for target, model in models.items():
         worth |= shadow.score(
             fs, predictions_fg, window, partial(predicted_by, target, fs, made_at), model.name, prefix=f"{target}_"
@@ -188,26 +182,24 @@ def _missing(value: Any) -> bool:
 
 
 @task(task_run_name="hindcast", **retries.READING)
-def hindcast(fs: FeatureStore, predictions_fg: FeatureGroup, until: datetime, now: datetime) -> dict[str, Any]:
+def hindcast(fs: FeatureStore, until: datetime, now: datetime) -> dict[str, Any]:
     """What the predictions of the last four weeks were worth, beside the subreddit's median on the same posts."""
-    import pandas as pd
+    from flows import monitored
+    from flows.reddit.monitored import watched
 
-    start = until - HINDCAST
-    predictions = predictions_fg.read(start_time=start, end_time=until)
-    truths = fs.get_feature_group(schema.OUTCOMES_GROUP, schema.VERSION).read(start_time=start, end_time=until)
     found: dict[str, Any] = {}
     for target in schema.TARGETS:
-        mine = predictions[predictions["target"] == target].reset_index(drop=True)
-        found |= {f"{target}_{name}": value for name, value in worth(target, mine, truths, pd.Timestamp(now)).items()}
+        mine = watched(target)
+        joined = monitored.read(fs, mine, until - mine.measure.span, until, now)
+        found |= {f"{target}_{name}": value for name, value in worth(target, joined).items()}
     return found
 
 
-def worth(target: Target, predictions: pd.DataFrame, truths: pd.DataFrame, now: pd.Timestamp) -> dict[str, Any]:
+def worth(target: Target, joined: pd.DataFrame) -> dict[str, Any]:
     """The order and the errors of one target's matured predictions, beside the subreddit's median on the same posts.
 
     Args:
-        predictions: rows of that target of the group of predictions.
-        truths: rows of the group of outcomes.
+        joined: of `monitored.read`: predictions of that target beside the votes.
     Returns:
         `errors_of` says what was measured: predictions made before the votes settled; or, only where there is none of
         them, rows computed later, which make no hindcast but a backtest. Then counts by state; Spearman and mean
@@ -216,9 +208,6 @@ def worth(target: Target, predictions: pd.DataFrame, truths: pd.DataFrame, now: 
     """
     from flows import hindcasting, ranking, regression
 
-    joined = hindcasting.with_truth(
-        predictions, truths, key=["post_id"], truth=target, target_time="created", at=now, expires_after=EXPIRES_AFTER
-    )
     judged = hindcasting.judged(joined)
     rows = judged.matured("baseline")
     found: dict[str, Any] = {"errors_of": judged.kind, **judged.states(), "rows_measured": len(rows)}

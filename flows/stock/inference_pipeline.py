@@ -32,12 +32,6 @@ if TYPE_CHECKING:
 FIRST_WINDOW = timedelta(days=4)
 """What the first run forecasts: the newest close, also after a long weekend."""
 
-HINDCAST = timedelta(days=92)
-"""Over which closes the summary says what forecasts were worth."""
-
-EXPIRES_AFTER = timedelta(days=10)
-"""A close still unknown this long after its time is not waited for."""
-
 NOT_TRAINED = "no model has been trained yet; this is the same price"
 NONE_BETTER = "no model beats the same price; this is the same price"
 NO_VOLATILITY = "the volatility of the last 20 days is not known; this is the same price"
@@ -67,7 +61,7 @@ def stock_inference(start: datetime | None = None, end: datetime | None = None) 
     events.name_run(str(window or "nothing new"))
     predicted_by = partial(forecast_by, fs, made_at, champions)
     made = serving.publish(predictions_fg, window, partial(predicted_by, None, None))
-    joined = hindcast(fs, predictions_fg, made_at if window is None else window.end, made_at)
+    joined = hindcast(fs, made_at if window is None else window.end, made_at)
     events.summary_artifact("stock-recent-predictions", recent.table(joined))
     shadowed = shadow.score(fs, predictions_fg, window, predicted_by, schema.RETURN_MODEL, schema.DIRECTION_MODEL)
     events.summary_artifact("stock-inference-summary", [summary(champions, made, recent.worth(joined) | shadowed)])
@@ -217,17 +211,12 @@ def scores_of(model: registry.ModelVersion | None, closes: pd.DataFrame, batch: 
 
 
 @task(task_run_name="hindcast", **retries.READING)
-def hindcast(fs: FeatureStore, predictions_fg: FeatureGroup, until: datetime, now: datetime) -> pd.DataFrame:
+def hindcast(fs: FeatureStore, until: datetime, now: datetime) -> pd.DataFrame:
     """The forecasts of the last three months, one for each close, beside what came."""
-    from flows.stock import recent
+    from flows import monitored
+    from flows.stock.monitored import RETURN
 
-    start = until - HINDCAST
-    # Outcomes are stored at the close they follow, so the same span holds them.
-    outcomes_fg = group_of(fs, schema.OUTCOMES_GROUP, schema.VERSION, system=schema.SYSTEM)
-    predictions, outcomes = (
-        group.read(start_time=start, end_time=until) for group in (predictions_fg, outcomes_fg)
-    )  # fmt: skip
-    return recent.with_truth(predictions, outcomes, at=now, expires_after=EXPIRES_AFTER)
+    return monitored.read(fs, RETURN, until - RETURN.measure.span, until, now)
 
 
 def summary(champions: Champions, made: serving.Published, rest: dict[str, Any]) -> dict[str, Any]:

@@ -357,7 +357,7 @@ def test_prices_are_forecast_once_with_reasons_and_judged_when_they_are_known(wi
     assert (rows["horizon_hours"] >= 18).all()
     assert all(len(json.loads(text)) == 5 for text in rows["reasons"])
     fs = featurestore.connect(home=with_champion.store_home)
-    worth = price_inference.hindcast.fn(fs, price_inference.predictions_group(fs), END, END)
+    worth = price_inference.hindcast.fn(fs, END, END)
     assert worth["matured"] == worth["rows_measured"] > 200
     assert 0 < worth["mae_usd_per_mwh"] < 40
     assert worth["baseline_mae_usd_per_mwh"] > 0

@@ -19,6 +19,7 @@ from flows import registry, windows
 from flows.fraud import inference_pipeline, schema, source
 from flows.fraud.feature_pipeline import fraud_features
 from flows.fraud.inference_pipeline import Predictor, fraud_inference
+from flows.fraud.monitored import FRAUD
 from flows.fraud.training_pipeline import fraud_training
 from flows.settings import Settings
 from tests.flows import shadow_law
@@ -94,8 +95,8 @@ def test_predictions_are_judged_once_their_outcomes_are_known(with_champion: Set
     with windows.frozen(END):
         fraud_inference(start=start, end=END)
         predictions_fg = inference_pipeline.predictions_group(fs)
-        worth = inference_pipeline.hindcast.fn(fs, predictions_fg, END)
-    held = predictions_fg.read(start_time=END - inference_pipeline.HINDCAST, end_time=END).drop_duplicates("tid")
+        worth = inference_pipeline.hindcast.fn(fs, END, END)
+    held = predictions_fg.read(start_time=END - FRAUD.measure.span, end_time=END).drop_duplicates("tid")
     late = held["backfilled"].astype("bool")
     assert late.sum() > 1000  # older than the label delay when they were made
     assert worth["measured_on"] == "forecasts made in time (hindcast)"
@@ -127,7 +128,7 @@ def test_group_of_predictions_made_before_gets_the_new_columns_and_keeps_its_row
     wider = inference_pipeline.predictions_group(fs)
     assert wider.read()[[f.name for f in schema.ADDED_TO_PREDICTIONS]].isna().all(axis=None)
     assert inference_pipeline.predictions_group(fs).delta_version == wider.delta_version
-    worth = inference_pipeline.hindcast.fn(fs, wider, END)
+    worth = inference_pipeline.hindcast.fn(fs, wider.watermark or END, END)
     assert worth["measured_on"] == "forecasts reconstructed later (backtest)"  # nobody knows when it was made
 
 

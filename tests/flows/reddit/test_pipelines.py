@@ -168,13 +168,20 @@ def test_new_posts_are_predicted_before_their_votes_settle_and_judged_when_they_
     truths = source.read_outcomes(END, END + 3 * DAY, source="simulated")
     likes = rows[rows["target"] == "likes"].reset_index(drop=True)
     soon, later = (pd.Timestamp(END + n * DAY) for n in (1, 20))
-    none = inference_pipeline.worth("likes", likes, truths.head(0), soon)
+    none = inference_pipeline.worth("likes", beside(likes, truths.head(0), soon))
     assert (none["pending"], none["matured"], none["mae"]) == (len(likes), 0, None)
-    known = inference_pipeline.worth("likes", likes, truths, later)
+    known = inference_pipeline.worth("likes", beside(likes, truths, later))
     assert known["errors_of"] == hindcasting.HINDCAST
     assert known["matured"] + known["expired"] == len(likes)
     assert known["rows_measured"] == known["matured"] > 20
     assert known["spearman"] > known["baseline_spearman"]
+
+
+def beside(predictions: pd.DataFrame, truths: pd.DataFrame, at: pd.Timestamp) -> pd.DataFrame:
+    return hindcasting.with_truth(
+        predictions, truths, key=["post_id"], truth="likes", target_time="created", at=at,
+        expires_after=timedelta(days=10),
+    )  # fmt: skip
 
 
 def test_predictions_of_settled_posts_are_marked_as_made_afterwards(with_champions: Settings) -> None:

@@ -14,10 +14,10 @@ import pytest
 import featurestore
 from featurestore.errors import InvalidData, InvalidTime, NotFound
 from featurestore.times import Window
-from flows import events, registry, windows
+from flows import events, hindcasting, registry, windows
 from flows.http import ServiceUnavailable
 from flows.settings import Settings
-from flows.stock import feature_pipeline, inference_pipeline, recent, schema, simulator
+from flows.stock import feature_pipeline, inference_pipeline, schema, simulator
 from flows.stock.feature_pipeline import stock_features
 from flows.stock.inference_pipeline import Champions, stock_inference
 from flows.stock.training_pipeline import stock_training
@@ -372,7 +372,7 @@ def test_promoted_models_forecast_what_follows_and_what_was_said_stays_said(with
         assert ours["reasons"].str.startswith('[{"feature": ').all()
         assert ours["backfilled"].tolist() == [True, True, False]  # two openings have passed
         assert set(ours["feature_view"]) == {"stock_next_day@1"}
-        chosen = recent.said_last(rows)
+        chosen = hindcasting.served(rows, ["symbol", "day"], which="last")
         assert chosen["day"].is_unique
 
         fs = featurestore.connect(home=with_rejected.store_home)
