@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import registry
+from flows import registry, windows
 from flows.fraud import schema
 from flows.settings import Settings
 
@@ -74,7 +74,7 @@ def trained_once(features_of_90_days: Path, tmp_path_factory: pytest.TempPathFac
     from flows.fraud.training_pipeline import fraud_training
 
     home = Path(shutil.copytree(features_of_90_days, tmp_path_factory.mktemp("trained") / "home"))
-    with living_in(home) as settings, training_in_a_hurry():
+    with living_in(home) as settings, training_in_a_hurry(), windows.frozen(END):
         number = fraud_training(end=END)
         registry.bootstrap(settings)
         # A model of seven weeks and one trial need not be surely better than the simple ones: then the gate says no.
