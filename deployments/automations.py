@@ -48,7 +48,7 @@ def apply(client: SyncPrefectClient, *, silent_after: timedelta = 4 * HEARTBEAT)
         client.delete_automation(there[name].id)
     for name, automation in wanted.items():
         if name not in there:
-            client.create_automation(automation)
+            client.create_automation(automation.model_copy(update={"owner_resource": OWNER}))
         elif _said(there[name]) != _said(automation):
             automation.enabled = there[name].enabled
             client.update_automation(there[name].id, automation)
@@ -56,10 +56,7 @@ def apply(client: SyncPrefectClient, *, silent_after: timedelta = 4 * HEARTBEAT)
 
 def ours(client: SyncPrefectClient) -> dict[str, Automation]:
     """The automations that `apply` has made, by name."""
-    found: list[Automation] = []
-    while page := client.read_automations(limit=200, offset=len(found)):
-        found += page
-    return {each.name: each for each in found if each.owner_resource == OWNER}
+    return {each.name: each for each in client.read_resource_related_automations(OWNER)}
 
 
 def declared(webhook: UUID | None, *, silent_after: timedelta = 4 * HEARTBEAT) -> list[AutomationCore]:
@@ -91,7 +88,6 @@ def declared(webhook: UUID | None, *, silent_after: timedelta = 4 * HEARTBEAT) -
                 state=StateType.CRASHED, name="Crashed", force=False,
                 message=f"Nothing was heard of it for {silent_after.total_seconds():.0f} s: its process is gone.",
             )],
-            owner_resource=OWNER,
         ),
         AutomationCore(
             name="Triptych: the check of freshness is silent",
@@ -101,7 +97,6 @@ def declared(webhook: UUID | None, *, silent_after: timedelta = 4 * HEARTBEAT) -
                 "after": {events.COMMITTED}, "expect": {events.COMMITTED}, "within": timedelta(hours=2),
             }),
             actions=send or [DoNothing()],
-            owner_resource=OWNER,
         ),
     ]  # fmt: skip
     if send:
@@ -114,8 +109,7 @@ def declared(webhook: UUID | None, *, silent_after: timedelta = 4 * HEARTBEAT) -
                     "for_each": {"related:flow:prefect.resource.id"},
                 }),
                 actions=send,
-                owner_resource=OWNER,
-            ),
+                ),
             *(AutomationCore(
                 name=f"Triptych: tell of {alert}",
                 description=f"Posts to the address in {WEBHOOK}; once an hour for each group or model.",
@@ -124,8 +118,7 @@ def declared(webhook: UUID | None, *, silent_after: timedelta = 4 * HEARTBEAT) -
                     "for_each": {"prefect.resource.id"},
                 }),
                 actions=send,
-                owner_resource=OWNER,
-            ) for alert in events.ALERTS),
+                ) for alert in events.ALERTS),
         ]  # fmt: skip
     return found
 
@@ -162,5 +155,5 @@ def webhook_block(client: SyncPrefectClient) -> UUID | None:
 
 def _said(automation: AutomationCore) -> dict[str, Any]:
     """What an automation says, without what the server or its user adds."""
-    added = dict.fromkeys(("id", "created", "updated", "enabled"), True)
+    added = dict.fromkeys(("id", "created", "updated", "enabled", "owner_resource"), True)
     return automation.model_dump(exclude={**added, "trigger": {"id"}})

@@ -25,6 +25,7 @@ from tests.conftest import Stack
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
+    from prefect.events.schemas.automations import Automation
 
 pytestmark = pytest.mark.e2e
 
@@ -132,10 +133,26 @@ def test_deploying_and_applying_again_changes_no_automation_and_a_users_own_is_l
         AutomationCore(name="Triptych: mine", trigger=EventTrigger(expect={"mine"}), actions=[DoNothing()])
     )
     before, ids = all_automations(client), {each.id for each in automations.ours(client).values()}
+    assert len(ids) == len(automations.declared(uuid.uuid4()))
     deploy(coupled.processes, coupled.prefect)
     automations.apply(client)
     assert all_automations(client) == before
     assert {each.id for each in automations.ours(client).values()} == ids
+
+    # What the code no longer says, goes; what it says otherwise, changes; and stays off if somebody switched it off.
+    gone, changed = sorted(automations.ours(client).values(), key=lambda each: each.name)[:2]
+
+    def change(of: Automation, **to: object) -> None:
+        said = AutomationCore(**{name: getattr(of, name) for name in ("name", "description", "trigger", "actions")})
+        client.update_automation(of.id, said.model_copy(update=to))
+
+    change(gone, name="Triptych: of an older version")
+    change(changed, description="otherwise", enabled=False)
+    automations.apply(client)
+    assert {each["name"] for each in all_automations(client)} == {each["name"] for each in before}
+    now = automations.ours(client)[changed.name]
+    assert (now.id, now.description, now.enabled) == (changed.id, changed.description, False)
+    change(changed, enabled=True)
 
 
 def test_after_an_outage_one_run_does_the_work_of_all(coupled: Stack) -> None:
@@ -159,18 +176,19 @@ def test_alerts_and_failed_runs_are_posted_once_and_the_address_stays_secret(
     coupled: Stack, posted: tuple[str, list[dict[str, Any]]]
 ) -> None:
     client, (_, came) = coupled.client, posted
-    for _ in range(2):
+
+    def tell() -> None:
         emit(client, events.STALE, "triptych.feature-group.fraud_cards.1")
-        emit(
-            client, "prefect.flow-run.Failed", "prefect.flow-run.1", **{"prefect.resource.name": "fraud-features today"}
-        )
+        emit(client, "prefect.flow-run.Failed", "prefect.flow-run.1", **{"prefect.resource.name": "today's run"})
 
     def told() -> list[str]:
         """Of these two only: runs of other tests may have failed."""
         return sorted(each["event"] for each in came if "today's run" in each["text"] or "cards" in each["text"])
 
-    until(lambda: len(told()) >= 2)
-    time.sleep(2)
+    tell()
+    until(lambda: len(told()) == 2)
+    tell()
+    time.sleep(3)
     assert told() == ["prefect.flow-run.Failed", events.STALE]
     logs = "".join(path.read_text() for path in (coupled.home / "logs").glob("*.log"))
     assert SECRET not in logs
