@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # importing Prefect takes 1.7 s; inside functions it happens 
 
 ROOT = Path(__file__).resolve().parents[1]
 POOL = "triptych-process"
+BACKFILL_QUEUE = "backfill"
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
 
@@ -181,16 +183,20 @@ def start_worker(
 
 
 def create_pool(client: SyncPrefectClient) -> None:
-    """Create the process pool unless it is there; the worker fills in the job template when it starts."""
+    """Create the process pool and its queue for backfills unless they are there.
+
+    The worker fills in the job template when it starts. A queue's priority is the smaller number: of runs that wait it
+    takes those of the default queue (1) first.
+    """
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
     from prefect.workers.process import ProcessWorker
 
     template = ProcessWorker.get_default_base_job_template()
-    try:
+    with suppress(ObjectAlreadyExists):
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
-    except ObjectAlreadyExists:
-        return
+    with suppress(ObjectAlreadyExists):
+        client.create_work_queue(name=BACKFILL_QUEUE, work_pool_name=POOL, priority=100)
 
 
 def deploy(processes: Processes, prefect: Prefect, *, root: Path = ROOT) -> None:

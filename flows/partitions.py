@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import pairwise
@@ -16,7 +16,7 @@ from featurestore.times import Window
 from flows import windows
 
 if TYPE_CHECKING:
-    from featurestore import Commit
+    from featurestore import Commit, FeatureGroup
 
 State = Literal["missing", "partly", "stale", "done"]
 
@@ -100,6 +100,26 @@ def partitions(commits: Sequence[Commit], span: Window, every: timedelta, *, cod
             state = "stale"
         found.append(Partition(piece, state))
     return found
+
+
+def of_groups(groups: Iterable[FeatureGroup], span: Window, every: timedelta, *, code: str) -> list[Partition]:
+    """The span in pieces, each with the state of that of the groups which has least of it.
+
+    It reads the history of every group: too much for a run every hour, so flows do it only in a backfill.
+    """
+    return worst([partitions(group.history(), span, every, code=code) for group in groups])
+
+
+def worst(of_groups: Sequence[Sequence[Partition]]) -> list[Partition]:
+    """The pieces, each with the worst state it has in any group.
+
+    >>> piece = Window.of("2026-01-01", "2026-02-01")
+    >>> done, stale, missing = (Partition(piece, state) for state in ("done", "stale", "missing"))
+    >>> [each.state for each in worst([[done], [stale], [done]])], worst([[stale], [missing]]) == [missing]
+    (['stale'], True)
+    """
+    order: tuple[State, ...] = ("missing", "partly", "stale", "done")
+    return [min(pieces, key=lambda piece: order.index(piece.state)) for pieces in zip(*of_groups, strict=True)]
 
 
 def _covered(commits: Sequence[Commit], span: Window) -> list[tuple[datetime, datetime, str]]:

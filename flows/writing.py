@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
 from prefect import task
@@ -17,12 +18,17 @@ if TYPE_CHECKING:
     from featurestore import Commit, FeatureGroup, FeatureStore
 
 
+_whole: ContextVar[Writing | None] = ContextVar("triptych_whole", default=None)
+"""What the run writes of which a flow's own writing is a part."""
+
+
 class Writing:
     """What one run writes to its groups. Leaving it tells the last commit of each group as the last.
 
     So who waits for new rows starts once per run, into however many pieces a backfill was cut, and finds all groups
     complete: a commit is told when the next one of its group is there, and the last ones when everything is written. A
-    run that is killed leaves its last ones untold; the schedules make up for it.
+    run that is killed leaves its last ones untold; the schedules make up for it. Within another one, as in a backfill,
+    it is a part of that run, which tells.
 
     >>> with Writing() as written:
     ...     written.commits
@@ -33,11 +39,20 @@ class Writing:
         self.commits: list[Commit] = []
         self._untold: dict[str, tuple[FeatureGroup, Commit]] = {}
         self._has_rows: set[str] = set()
+        self._token: Token[Writing | None] | None = None
 
     def __enter__(self) -> Writing:
+        whole = _whole.get()
+        if whole is None:
+            self._token = _whole.set(self)
+        else:
+            self._untold, self._has_rows = whole._untold, whole._has_rows
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._token is None:
+            return
+        _whole.reset(self._token)
         for name, (group, commit) in self._untold.items():
             events.committed(group, commit, last=True, any_rows=name in self._has_rows)
 

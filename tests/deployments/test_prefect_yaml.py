@@ -13,7 +13,7 @@ from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
 
 import featurestore
-from deployments.stack import POOL, ROOT
+from deployments.stack import BACKFILL_QUEUE, POOL, ROOT
 from flows import command_line, events
 
 PLAN: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -114,7 +114,8 @@ def test_every_training_and_inference_can_be_started_by_an_event() -> None:
 
 @each_deployment
 def test_runs_one_at_a_time_in_our_pool_and_waits_its_turn(deployment: dict[str, Any]) -> None:
-    assert deployment["work_pool"] == {"name": POOL, "work_queue_name": "default"}
+    queue = BACKFILL_QUEUE if deployment["name"] == "backfill" else "default"
+    assert deployment["work_pool"] == {"name": POOL, "work_queue_name": queue}
     assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
 
 
