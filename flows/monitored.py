@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from featurestore import FeatureStore
+    from flows.splitting import SplitPlan
 
 Metric = Literal["mae", "spearman", "average_precision", "brier"]
 DAY = timedelta(days=1)
@@ -114,13 +115,17 @@ class Retraining:
     """When a training is asked for beside its schedule: only ever by rule.
 
     Args:
-        new_labels: so many rows with a known truth since the newest version's training window ended.
+        splits: of the training; its label delay says up to when labels are known.
+        after: labels of so much time are new since the newest version's training window ended. A training that is
+            started by new labels themselves (`SplitPlan.due_after`) comes first; this one is the net below it, should
+            an event be lost.
         on_drift: whether drifted inputs alone are a reason. Normally they are not: a model may hold on new ground, and
             the labels of the new ground may not be there yet.
         cool_down: not sooner than this after the newest version was made, or after the last time it was asked for.
     """
 
-    new_labels: int
+    splits: SplitPlan
+    after: timedelta = timedelta(days=14)
     on_drift: bool = False
     cool_down: timedelta = timedelta(days=7)
 

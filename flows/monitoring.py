@@ -249,7 +249,7 @@ def ask_for_training(
     facts = retraining.Facts(
         newest_made=None if newest is None else made_at(newest),
         last_asked=None if asked.empty else asked["asked_at"].max().to_pydatetime(),
-        new_labels=0 if newest is None else new_labels(fs, watched, newest, now),
+        new_labels=timedelta(0) if newest is None else new_labels(fs, watched, newest),
         regressed=regressed,
         drifted=drifted,
         bad_data=[] if newest is None else refused(fs, newest),
@@ -270,14 +270,15 @@ def made_at(model: registry.ModelVersion) -> datetime:
     return model.created if decided is None else datetime.fromisoformat(decided)
 
 
-def new_labels(fs: FeatureStore, watched: Monitored, model: registry.ModelVersion, now: datetime) -> int:
-    """How many truths are known now of targets after those that a version was trained and judged on."""
-    truth = watched.truth
-    if not monitored.there_is(fs, truth.group):
-        return 0
-    group = fs.get_feature_group(truth.group, monitored.VERSION)
-    rows = group.select([truth.known_at]).read(start_time=model.lineage.training_window.end)
-    return int((rows[truth.known_at] <= now).sum())
+def new_labels(fs: FeatureStore, watched: Monitored, model: registry.ModelVersion) -> timedelta:
+    """Of how much time labels are known that a version was neither trained nor judged on."""
+    from flows import training
+
+    if not monitored.there_is(fs, watched.truth.group):
+        return timedelta(0)
+    labels = fs.get_feature_group(watched.truth.group, monitored.VERSION)
+    end = training.known_labels_end(labels, watched.retraining.splits)
+    return timedelta(0) if end is None else end - model.lineage.training_window.end
 
 
 def refused(fs: FeatureStore, model: registry.ModelVersion) -> list[str]:

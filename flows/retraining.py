@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from featurestore.schema import Feature
@@ -55,7 +55,7 @@ class Facts:
     Args:
         newest_made: when the newest version was made; None before there is one.
         last_asked: when a training was last asked for; None if never.
-        new_labels: rows with a known truth since the newest version's training window ended.
+        new_labels: of how much time labels are known since the newest version's training window ended.
         regressed: whether the live metric is.
         drifted: the features that are, most important first.
         bad_data: the groups whose newest batch was refused.
@@ -63,7 +63,7 @@ class Facts:
 
     newest_made: datetime | None
     last_asked: datetime | None
-    new_labels: int
+    new_labels: timedelta
     regressed: bool
     drifted: Sequence[str]
     bad_data: Sequence[str]
@@ -79,13 +79,12 @@ class Verdict(NamedTuple):
 def verdict(rule: Retraining, facts: Facts, now: datetime) -> Verdict:
     """Whether a training is due by the rule; what is due may still have to wait, and bad data are repaired first.
 
-    >>> from datetime import UTC, timedelta
-    >>> from flows.monitored import Retraining
-    >>> now = datetime(2026, 3, 1, tzinfo=UTC)
-    >>> old = now - timedelta(days=30)
-    >>> verdict(Retraining(new_labels=100), Facts(old, None, 120, False, [], []), now)
-    Verdict(ask=True, why='120 labels are new since the newest version (asked for from 100 on)')
-    >>> verdict(Retraining(new_labels=100), Facts(old, None, 5, False, ["amount"], []), now).ask
+    >>> from datetime import UTC
+    >>> from flows.fraud.monitored import FRAUD
+    >>> now, day = datetime(2026, 3, 1, tzinfo=UTC), timedelta(days=1)
+    >>> verdict(FRAUD.retraining, Facts(now - 30 * day, None, 20 * day, False, [], []), now)
+    Verdict(ask=True, why='labels of 20 days are new since the newest version (asked for from 14 on)')
+    >>> verdict(FRAUD.retraining, Facts(now - 30 * day, None, 5 * day, False, ["amount"], []), now).ask
     False
     """
     if facts.newest_made is None:
@@ -93,9 +92,10 @@ def verdict(rule: Retraining, facts: Facts, now: datetime) -> Verdict:
     reasons = []
     if facts.regressed:
         reasons.append("the live metric has regressed")
-    if facts.new_labels >= rule.new_labels:
+    if facts.new_labels >= rule.after:
         reasons.append(
-            f"{facts.new_labels:,} labels are new since the newest version (asked for from {rule.new_labels:,} on)"
+            f"labels of {facts.new_labels.days} days are new since the newest version (asked for from "
+            f"{rule.after.days} on)"
         )
     if facts.drifted and rule.on_drift:
         reasons.append(f"drifted: {', '.join(facts.drifted[:5])}")

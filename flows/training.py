@@ -67,7 +67,7 @@ def is_due(model_name: str, labels: FeatureGroup, plan: SplitPlan) -> bool:
     It should when there is no version yet and labels enough for a first one, or when labels of `plan.due_after` have
     matured since the window of the newest version ended, whatever became of that version.
     """
-    mature = None if labels.watermark is None else labels.watermark - plan.label_delay
+    mature = known_labels_end(labels, plan)
     newest = next(reversed(registry.versions(model_name)), None)
     if mature is None:
         why = f"{labels.name} has no labels yet"
@@ -82,6 +82,11 @@ def is_due(model_name: str, labels: FeatureGroup, plan: SplitPlan) -> bool:
         get_run_logger().info("Skipped: training is not due, %s.", why)
         events.name_run("not due")
     return not why
+
+
+def known_labels_end(labels: FeatureGroup, plan: SplitPlan) -> datetime | None:
+    """Up to which event time all labels are known, by what is committed; None before the first."""
+    return None if labels.watermark is None else labels.watermark - plan.label_delay
 
 
 def mature_until(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from flows.air_quality import schema
+from flows.air_quality import modelling, schema
 from flows.monitored import Measure, Monitored, Retraining, Said, Truth
 
 PM25 = Monitored(
@@ -23,7 +23,7 @@ PM25 = Monitored(
     measure=Measure(
         "mae", unit=schema.UNIT, span=timedelta(days=60), block=timedelta(days=7), slices=("city",)
     ),
-    retraining=Retraining(new_labels=28 * len(schema.STATIONS)),
+    retraining=Retraining(modelling.SPLITS),
     calendar=frozenset(
         {"days_ahead", "latitude", "longitude", "day_of_year", "weekday", "is_weekend", "is_holiday",
          "is_heating_season"}

@@ -23,7 +23,7 @@ DEMAND = Monitored(
     measure=Measure(
         "mae", unit="MW", span=SPAN, demanded=modelling.LEAST_SKILL["same hour last week"], slices=("zone",)
     ),
-    retraining=Retraining(new_labels=14 * 24 * len(schema.ZONES)),
+    retraining=Retraining(modelling.SPLITS),
     calendar=frozenset(schema.CALENDAR_FEATURES),
 )  # fmt: skip
 
@@ -38,7 +38,7 @@ PRICE = Monitored(
         expires_after=EXPIRES_AFTER,
     ),
     measure=Measure("mae", unit="USD/MWh", span=SPAN, slices=("zone",)),
-    retraining=Retraining(new_labels=14 * 24 * len(schema.ZONES)),
+    retraining=Retraining(modelling.SPLITS),
     calendar=frozenset(schema.CALENDAR_FEATURES),
 )  # fmt: skip
 

@@ -54,7 +54,7 @@ FRAUD = Monitored(
     ),
     # Four weeks, and one that is not known yet.
     measure=Measure("average_precision", unit="", span=timedelta(days=35), slices=("card", "amount_band")),
-    retraining=Retraining(new_labels=50_000),
+    retraining=Retraining(modelling.SPLITS),
     calendar=frozenset({"hour", "is_weekend", "is_night"}),
     estimated=True,
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from flows.monitored import Beside, Measure, Monitored, Retraining, Said, Truth
-from flows.reddit import schema
+from flows.reddit import modelling, schema
 from flows.reddit.schema import Target
 
 
@@ -23,7 +23,7 @@ def watched(target: Target) -> Monitored:
             expires_after=timedelta(days=10), beside=(Beside(schema.OUTCOMES_GROUP, ("post_id",), ("subreddit",)),),
         ),
         measure=Measure("spearman", unit="", span=timedelta(days=28), slices=("subreddit",)),
-        retraining=Retraining(new_labels=2_000),
+        retraining=Retraining(modelling.SPLITS),
         calendar=frozenset({"hour", "weekday"}),
     )  # fmt: skip
 

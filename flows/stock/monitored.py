@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from flows.monitored import Measure, Monitored, Retraining, Said, Truth
-from flows.stock import schema
+from flows.stock import modelling, schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ RETURN = Monitored(
         expires_after=EXPIRES_AFTER,
     ),
     measure=Measure("mae", unit="USD", span=SPAN, block=WEEK, slices=("symbol",)),
-    retraining=Retraining(new_labels=60, cool_down=timedelta(days=28)),
+    retraining=Retraining(modelling.SPLITS, after=timedelta(days=56), cool_down=timedelta(days=28)),
     calendar=CALENDAR,
 )  # fmt: skip
 
@@ -49,7 +49,7 @@ DIRECTION = Monitored(
         expires_after=EXPIRES_AFTER, derive=with_coin,
     ),
     measure=Measure("brier", unit="", span=SPAN, block=WEEK, slices=("symbol",)),
-    retraining=Retraining(new_labels=60, cool_down=timedelta(days=28)),
+    retraining=Retraining(modelling.SPLITS, after=timedelta(days=56), cool_down=timedelta(days=28)),
     calendar=CALENDAR,
 )  # fmt: skip
 

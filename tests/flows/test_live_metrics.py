@@ -17,6 +17,7 @@ from featurestore.times import Window
 from flows import hindcasting, live_metrics, monitored
 from flows.live_metrics import Before, Part
 from flows.monitored import Measure, Monitored, Retraining, Said, Truth
+from flows.splitting import SplitPlan
 
 START, DAY = datetime(2026, 1, 1, tzinfo=UTC), timedelta(days=1)
 NOW = START + 20 * DAY
@@ -25,7 +26,7 @@ WATCHED = Monitored(
     said=Said("said", time="issued_at", forecast="mw", baseline="naive", baseline_name="last week", horizon="ahead"),
     truth=Truth("came", key=("zone", "hour"), column="came_mw", target_time="hour", expires_after=5 * DAY),
     measure=Measure("mae", unit="MW", span=20 * DAY, slices=("zone",)),
-    retraining=Retraining(new_labels=1),
+    retraining=Retraining(SplitPlan(DAY, 0.2, 0.2)),
 )  # fmt: skip
 
 

@@ -77,11 +77,20 @@ def test_features_that_say_what_time_it_is_are_features_of_the_system(
 
 
 @pytest.mark.parametrize(("system", "watched"), DECLARED)
-def test_a_truth_is_waited_for_longer_than_it_takes_and_not_longer_than_it_is_looked_at(
+def test_a_truth_is_waited_for_longer_than_it_takes_and_not_longer_than_predictions_are_measured(
     system: str, watched: Monitored
 ) -> None:
-    assert watched.truth.expires_after <= watched.measure.span
-    assert watched.retraining.new_labels > 0
+    rule = watched.retraining
+    assert rule.splits.label_delay <= watched.truth.expires_after <= watched.measure.span
+
+
+@pytest.mark.parametrize(("system", "watched"), DECLARED)
+def test_a_training_is_asked_for_later_than_new_labels_start_one_and_not_more_often(
+    system: str, watched: Monitored
+) -> None:
+    rule = watched.retraining
+    assert rule.splits.due_after < rule.after
+    assert rule.splits.due_after <= rule.cool_down
 
 
 def test_a_system_that_is_not_there_is_named_beside_those_that_are() -> None:

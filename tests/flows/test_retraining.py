@@ -9,11 +9,13 @@ import pytest
 
 from flows.monitored import Retraining
 from flows.retraining import Facts, verdict
+from flows.splitting import SplitPlan
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 OLD = NOW - timedelta(days=30)
-RULE = Retraining(new_labels=100, cool_down=timedelta(days=7))
-QUIET = Facts(newest_made=OLD, last_asked=None, new_labels=10, regressed=False, drifted=[], bad_data=[])
+DAY = timedelta(days=1)
+RULE = Retraining(SplitPlan(DAY, 0.2, 0.2), after=14 * DAY, cool_down=7 * DAY)
+QUIET = Facts(newest_made=OLD, last_asked=None, new_labels=3 * DAY, regressed=False, drifted=[], bad_data=[])
 
 
 def test_nothing_asks_for_it_when_nothing_has_happened() -> None:
@@ -24,10 +26,13 @@ def test_nothing_asks_for_it_when_nothing_has_happened() -> None:
     ("facts", "why"),
     [
         (replace(QUIET, regressed=True), "the live metric has regressed"),
-        (replace(QUIET, new_labels=100), "100 labels are new since the newest version (asked for from 100 on)"),
         (
-            replace(QUIET, regressed=True, new_labels=120),
-            "the live metric has regressed; 120 labels are new since the newest version (asked for from 100 on)",
+            replace(QUIET, new_labels=14 * DAY),
+            "labels of 14 days are new since the newest version (asked for from 14 on)",
+        ),
+        (
+            replace(QUIET, regressed=True, new_labels=20 * DAY),
+            "the live metric has regressed; labels of 20 days are new since the newest version (asked for from 14 on)",
         ),
     ],
 )
