@@ -157,6 +157,17 @@ def no_false_promotion(evidence: Evidence) -> list[str]:
     return found
 
 
+def judged_beside_the_champion(evidence: Evidence) -> list[str]:
+    """Where a version serves, every later one is measured beside it on the same rows before the gate decides."""
+    found = []
+    for version in evidence.versions:
+        for decided in version.decisions:
+            serving = [n for at, n in champions(evidence.versions, version.model) if at < decided.at]
+            if serving and BY_HAND not in decided.text and f"champion (version {serving[-1]})" not in decided.text:
+                found.append(f"{_named(version)} was {decided.what} without a look at version {serving[-1]}")
+    return found
+
+
 def the_gate_tells_worse_from_better(evidence: Evidence) -> list[str]:
     """Where models are spoilt on purpose, one was rejected, and a sound one replaced what a person had put there."""
     if not evidence.world.spoilt:
@@ -228,6 +239,19 @@ def promoted_models_serve(evidence: Evidence) -> list[str]:
                         f"{each.group}: {model} {number} was promoted at {at}; then {set(first[column])} predicted"
                     )
     return found
+
+
+def truth_arrives(evidence: Evidence) -> list[str]:
+    """In the end the truth of most predictions is known, however late it came, and little is given up for lost."""
+    if "live_metrics" not in evidence.groups:
+        return ["nothing was ever measured"]
+    rows = evidence.groups["live_metrics"].rows
+    whole = rows[(rows["slice"] == "all") & (rows["horizon"] == 0)].sort_values("measured_at")
+    return [
+        f"{row['model']}: of the last predictions {row['matured']} have matured, {row['expired']} have expired"
+        for row in whole.drop_duplicates("model", keep="last").to_dict("records")
+        if row["matured"] == 0 or row["expired"] > 0.05 * row["matured"]
+    ]
 
 
 def champions(versions: Sequence[Version], model: str) -> list[tuple[datetime, int]]:
@@ -372,9 +396,11 @@ LAWS: tuple[Law, ...] = (
     bad_batches_stop_before_the_spine,
     only_what_was_disturbed_failed,
     no_false_promotion,
+    judged_beside_the_champion,
     the_gate_tells_worse_from_better,
     predictions_in_time,
     predictions_by_the_champion,
     promoted_models_serve,
+    truth_arrives,
     every_alert_once,
 )

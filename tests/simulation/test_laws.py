@@ -76,6 +76,11 @@ SOUND = Evidence(
             frame(feature_group=["toy_spine@1"] * 4, checked_at=[at(n) for n in range(4)],
                   state=["fresh", "stale", "stale", "fresh"]),
         ),
+        "live_metrics": Group(
+            ("model", "slice", "horizon", "measured_at"),
+            frame(model=["toy"] * 3, slice=["all", "all", "zone=a"], horizon=[0] * 3, measured_at=[at(1), at(2), at(2)],
+                  state=["too few", "fine", "regressed"], matured=[0, 100, 0], expired=[0, 2, 9]),
+        ),
         "drift": Group(
             ("model", "feature", "measured_at"),
             frame(model=["toy"] * 3, feature=["amount"] * 3, measured_at=[at(n) for n in range(3)],
@@ -84,8 +89,8 @@ SOUND = Evidence(
     },
     versions=(
         Version("toy", 1, (decided(0, "rejected", "only 1 % better"), decided(0, "promoted", laws.BY_HAND)), at(-1)),
-        Version("toy", 2, (decided(2, "promoted", "5 % better"),), at(1)),
-        Version("toy", 3, (decided(3.1, "rejected", "only -5 % better"),), at(2)),
+        Version("toy", 2, (decided(2, "promoted", "5 % better than champion (version 1)"),), at(1)),
+        Version("toy", 3, (decided(3.1, "rejected", "only -5 % better than champion (version 2)"),), at(2)),
     ),
     told=(
         Told(laws.STALE, "triptych.feature-group.toy_spine.1"), Told(laws.FRESH, "triptych.feature-group.toy_spine.1"),
@@ -166,6 +171,12 @@ BROKEN: list[tuple[str, Law, Evidence]] = [
     ("an old version", laws.predictions_by_the_champion, with_group("toy_predictions", model_version=[1, 1, 1])),
     ("a version to come", laws.predictions_by_the_champion, with_group("toy_predictions", model_version=[1, 2, 2])),
     ("promoted and not used", laws.promoted_models_serve, with_group("toy_predictions", model_version=[1, 1, 1])),
+    ("no look at the champion", laws.judged_beside_the_champion, with_versions(
+        FIRST, replace(BETTER, decisions=(decided(2, "promoted", "5 % better than ridge"),)))),
+    ("a look at another one", laws.judged_beside_the_champion, with_versions(
+        FIRST, BETTER, replace(WORSE, decisions=(decided(3.1, "rejected", "better than champion (version 1)"),)))),
+    ("no truth", laws.truth_arrives, with_group("live_metrics", matured=[0, 0, 0])),
+    ("given up", laws.truth_arrives, with_group("live_metrics", expired=[0, 20, 0])),
     *((f"untold: {each.name}", laws.every_alert_once, replace(
         SOUND, told=tuple(other for other in SOUND.told if other is not each))) for each in SOUND.told),
     *((f"told twice: {each.name}", laws.every_alert_once, replace(SOUND, told=(*SOUND.told, each)))

@@ -126,8 +126,8 @@ WORLDS = {
                     "source", "read_labels", days(20, 26), happens.delayed_outcomes,
                 ),
                 Disturbance(
-                    "bad batch", "on day 30 the newest transactions lie north of the pole",
-                    "source", "read_transactions", days(30, 31), happens.spoilt("latitude", 95.0, newest=20),
+                    "bad batch", "on day 30 the newest outcomes are neither fraud nor honest",
+                    "source", "read_labels", days(30, 31), happens.spoilt("is_fraud", 7, newest=20),
                     error=("InvalidData",),
                 ),
             ),
