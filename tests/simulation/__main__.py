@@ -26,7 +26,7 @@ EVENTS_ARRIVE_SECONDS = 8
 
 
 def main(
-    days: Annotated[int, typer.Option(help="Simulated days.")] = 60,
+    days: Annotated[int, typer.Option(min=10, help="Simulated days.")] = 60,
     system: Annotated[list[str] | None, typer.Option(help=f"A system, of {', '.join(WORLDS)}; again for more.")] = None,
     home: Annotated[Path, typer.Option(help="Emptied first.")] = ROOT / ".triptych" / "simulation",
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON, progress to stderr.")] = False,
