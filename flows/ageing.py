@@ -145,11 +145,11 @@ def advice(aged: Sequence[Aged]) -> Advice:
     first_bad = good[-1] + 1 if good else 0
     if first_bad == len(older):
         oldest, worse = older[-1], sum(each.is_surely_worse for each in older)
-        some = f" ({worse} of the younger ones are, but it is not their age then)" if worse else ""
+        some = f"; of the younger ones {worse} surely worse, which is not their age then" if worse else ""
         return Advice(
             None,
             f"No reason to train more often than every {_days(oldest)}: a version so much older is not surely worse "
-            f"than the freshest ({_score(oldest)}){some}.",
+            f"than the freshest ({_score(oldest)}{some}).",
         )
     bad = older[first_bad]
     text = (

@@ -30,6 +30,20 @@ def decide(model: registry.ModelVersion, decision: evaluation.Decision) -> regis
     return model
 
 
+def conclude(
+    model: registry.ModelVersion, decision: evaluation.Decision, report: str, *, picture: bytes | None = None
+) -> registry.ModelVersion:
+    """The end of every training: tell of the new version, decide about it, keep its report; the version as decided.
+
+    Args:
+        report, picture: what `events.training_report_artifact` keeps.
+    """
+    events.model_registered(model)
+    model = decide(model, decision)
+    events.training_report_artifact(model, report, picture=picture)
+    return model
+
+
 def promote(name: str, number: int, *, why: str) -> registry.ModelVersion:
     """Let a version serve because a person says so, whatever the gate said; the version.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect import get_run_logger, task
 
 from featurestore.errors import InvalidTime, NotFound
-from flows import events, registry, retries
+from flows import events, registry, retries, splitting
 from flows.splitting import SplitPlan, Splits
 
 if TYPE_CHECKING:
@@ -22,6 +22,25 @@ SHORTEST = timedelta(days=45)
 """No training is started by events on labels of less time, so that a young store does not fail every hour."""
 
 
+class Labelled(NamedTuple):
+    """The three splits with one label: features with keys, event time and helper columns; and what is learned."""
+
+    X_train: pd.DataFrame
+    X_validation: pd.DataFrame
+    X_test: pd.DataFrame
+    y_train: pd.Series
+    y_validation: pd.Series
+    y_test: pd.Series
+
+    def by_split(self) -> dict[str, tuple[pd.DataFrame, pd.Series]]:
+        """Features and label of train, validation and test."""
+        return {
+            "train": (self.X_train, self.y_train),
+            "validation": (self.X_validation, self.y_validation),
+            "test": (self.X_test, self.y_test),
+        }
+
+
 class Data(NamedTuple):
     """The three splits: features with keys, event time and helper columns; and the labels, a column for each."""
 
@@ -32,11 +51,9 @@ class Data(NamedTuple):
     y_validation: pd.DataFrame
     y_test: pd.DataFrame
 
-    def label(self, name: str, dtype: str) -> tuple[pd.Series, pd.Series, pd.Series]:
-        """One label in train, validation and test."""
-        return (
-            self.y_train[name].astype(dtype), self.y_validation[name].astype(dtype), self.y_test[name].astype(dtype)
-        )  # fmt: skip
+    def labelled(self, name: str, dtype: str) -> Labelled:
+        """The splits with one of the labels."""
+        return Labelled(*self[:3], *(labels[name].astype(dtype) for labels in self[3:]))
 
 
 def features_first(system: str) -> str:
@@ -89,43 +106,32 @@ def known_labels_end(labels: FeatureGroup, plan: SplitPlan) -> datetime | None:
     return None if labels.watermark is None else labels.watermark - plan.label_delay
 
 
-def mature_until(
-    spine: FeatureGroup, labels: FeatureGroup, end: datetime | None, *, label_delay: timedelta, what: str, system: str
-) -> datetime:
-    """Up to which event time of the spine all labels were known at the end.
+def splits_for(
+    spine: FeatureGroup, labels: FeatureGroup, end: datetime | None, plan: SplitPlan, *, system: str
+) -> Splits:
+    """The splits of the spine's rows whose labels were all known at the end.
 
     Args:
         end: what is asked for; default: up to which the labels are committed.
-        what: the label in words, such as "demand".
     Raises:
         NotFound: there are no rows or no labels yet.
         InvalidTime: labels are not committed up to the end.
+        InvalidData: the span is too short.
     """
-    known_until = labels.watermark
+    known_until, what = labels.watermark, f"Labels ({plan.label})"
     if known_until is None or spine.watermark is None:
         raise NotFound(
-            f"Labels ({what}) are not in the store yet: {labels.name} and {spine.name} must hold rows. "
-            f"{features_first(system)}"
+            f"{what} are not in the store yet: {labels.name} and {spine.name} must hold rows. {features_first(system)}"
         )
     if end is not None and end > known_until:
-        raise InvalidTime(
-            f"Labels ({what}) are committed until {known_until}, not until {end}. {features_first(system)}"
-        )
-    return (known_until if end is None else end) - label_delay
-
-
-def first_day(spine: FeatureGroup, end: datetime, *, system: str) -> datetime:
-    """Midnight (UTC) of the day of the first row before the end.
-
-    Raises:
-        NotFound: there is none.
-    """
+        raise InvalidTime(f"{what} are committed until {known_until}, not until {end}. {features_first(system)}")
+    mature = (known_until if end is None else end) - plan.label_delay
     assert spine.event_time is not None
-    times = spine.select([spine.event_time]).read(end_time=end)[spine.event_time]
+    times = spine.select([spine.event_time]).read(end_time=mature)[spine.event_time]
     if times.empty:
-        raise NotFound(f"There is no row before {end} in {spine.name}. {features_first(system)}")
-    first: datetime = times.min().floor("D").to_pydatetime()
-    return first
+        raise NotFound(f"There is no row before {mature} in {spine.name}. {features_first(system)}")
+    first_day: datetime = times.min().floor("D").to_pydatetime()
+    return splitting.splits_of(first_day, mature, plan)
 
 
 def params_of(splits: Splits, *parts: Mapping[str, Any]) -> dict[str, Any]:

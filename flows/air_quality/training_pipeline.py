@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect import flow, task
 
 import featurestore
-from flows import boosting, command_line, evaluation, events, late, registry, regression, retries, splitting, training
+from flows import boosting, command_line, evaluation, events, late, registry, regression, retries, training
 from flows.air_quality import modelling, schema
-from flows.deciding import decide
+from flows.deciding import conclude
 from flows.settings import Settings
 from flows.splitting import Splits
+from flows.training import Labelled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,15 +55,13 @@ def air_quality_training(end: datetime | None = None, force: bool = False, only_
     dataset, rows = training.read_splits(view, splits, label_delay=modelling.LABEL_DELAY)
     if not force and (last := registry.existing_for(schema.MODEL, dataset.content_hash, params=params)) is not None:
         return skipped(last)
-    data = Data.of(rows)
-    regression.check_enough(data.days())
+    data = rows.labelled("pm25_ug_m3", "float64")
+    regression.check_enough(days_of(data))
     trained = fit(data)
     champion = registry.champion(schema.MODEL)
     result, decision, picture = judge(fs, trained, data, champion, splits)
     model, report = register(fs, view, dataset, trained, data, result, decision, splits, params, picture)
-    events.model_registered(model)
-    model = decide(model, decision)
-    events.training_report_artifact(model, report, picture=picture)
+    model = conclude(model, decision, report, picture=picture)
     events.summary_artifact("air-quality-training-summary", [summary(model, "trained", "; ".join(decision.reasons))])
     return model.version
 
@@ -70,41 +69,17 @@ def air_quality_training(end: datetime | None = None, force: bool = False, only_
 # --- data --------------------------------------------------------------------------------------------
 
 
-class Data(NamedTuple):
-    """The three splits: features with keys, issue and baselines, and PM2.5 in µg/m³."""
-
-    X_train: pd.DataFrame
-    X_validation: pd.DataFrame
-    X_test: pd.DataFrame
-    y_train: pd.Series
-    y_validation: pd.Series
-    y_test: pd.Series
-
-    @classmethod
-    def of(cls, rows: training.Data) -> Data:
-        """The splits with PM2.5 as their label."""
-        return cls(*rows[:3], *rows.label("pm25_ug_m3", "float64"))
-
-    def days(self) -> dict[str, Any]:
-        """What `regression.check_enough` looks at; of the test only what can be judged beside every baseline."""
-        test = self.X_test[modelling.judged_rows(self.X_test)]
-        return {
-            name: modelling.days_of(X)
-            for name, X in (("train", self.X_train), ("validation", self.X_validation), ("test", test))
-        }
+def days_of(data: Labelled) -> dict[str, Any]:
+    """What `regression.check_enough` looks at; of the test only what can be judged beside every baseline."""
+    rows = {name: X for name, (X, _) in data.by_split().items()}
+    rows["test"] = data.X_test[modelling.judged_rows(data.X_test)]
+    return {name: modelling.days_of(X) for name, X in rows.items()}
 
 
 def splits_for(fs: FeatureStore, end: datetime | None) -> Splits:
-    """The splits of the issues whose days were all known at the end.
-
-    Raises:
-        NotFound: there are no features or no daily means yet.
-        InvalidTime: daily means are not committed up to the end.
-        InvalidData: the span is too short.
-    """
-    outlook, pm25 = (group_of(fs, name) for name in (schema.OUTLOOK_GROUP, schema.PM25_GROUP))
-    mature = training.mature_until(outlook, pm25, end, label_delay=modelling.LABEL_DELAY, what="PM2.5", system=SYSTEM)
-    return splitting.splits_of(training.first_day(outlook, mature, system=SYSTEM), mature, modelling.SPLITS)
+    """The splits of the issues whose days were all known at the end; raises what `training.splits_for` does."""
+    spine, labels = group_of(fs, schema.OUTLOOK_GROUP), group_of(fs, schema.PM25_GROUP)
+    return training.splits_for(spine, labels, end, modelling.SPLITS, system=SYSTEM)
 
 
 def group_of(fs: FeatureStore, name: str) -> FeatureGroup:
@@ -147,7 +122,7 @@ class Trained(NamedTuple):
 
 
 @task(task_run_name="fit", **retries.COMPUTING)
-def fit(data: Data) -> Trained:
+def fit(data: Labelled) -> Trained:
     """Search on training, count trees on validation, then fit on training and validation."""
     import pandas as pd
 
@@ -163,7 +138,7 @@ def fit(data: Data) -> Trained:
 
 @task(task_run_name="judge", **retries.COMPUTING)
 def judge(
-    fs: FeatureStore, trained: Trained, data: Data, champion: registry.ModelVersion | None, splits: Splits
+    fs: FeatureStore, trained: Trained, data: Labelled, champion: registry.ModelVersion | None, splits: Splits
 ) -> tuple[modelling.Result, evaluation.Decision, bytes]:
     """Measure on test from all origins, and decide against baselines, simple model and champion on the same rows."""
     comparable = modelling.judged_rows(data.X_test)
@@ -179,7 +154,7 @@ def judge(
     return result, decision, picture_of(X, y, forecasts)
 
 
-def from_all_origins(trained: Trained, data: Data, X: pd.DataFrame, splits: Splits) -> dict[str, Floats]:
+def from_all_origins(trained: Trained, data: Labelled, X: pd.DataFrame, splits: Splits) -> dict[str, Floats]:
     """What the model and a ridge regression say of test rows, each stretch learned from all that was known before."""
     import numpy as np
     import pandas as pd
@@ -227,7 +202,7 @@ def register(
     view: FeatureView,
     dataset: TrainingDataset,
     trained: Trained,
-    data: Data,
+    data: Labelled,
     result: modelling.Result,
     decision: evaluation.Decision,
     splits: Splits,

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect import get_run_logger, task
 
 from featurestore.errors import InvalidData, NotFound
-from flows import boosting, evaluation, events, registry, regression, retries, splitting, training
-from flows.deciding import decide
+from flows import boosting, evaluation, registry, regression, retries, training
+from flows.deciding import conclude
 from flows.electricity import modelling, pricing, schema
 from flows.splitting import Splits
+from flows.training import Labelled
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from featurestore import FeatureGroup, FeatureStore, FeatureView
 
 SYSTEM = "electricity"
@@ -38,7 +37,7 @@ def train_price(fs: FeatureStore, end: datetime | None, *, force: bool) -> regis
     if not force and (last := training.trained_already(schema.PRICE_MODEL, view, splits, params)) is not None:
         return last
     dataset, rows = training.read_splits(view, splits, label_delay=modelling.LABEL_DELAY)
-    data = Data(*rows[:3], *rows.label("price_usd_per_mwh", "float64"))
+    data = rows.labelled("price_usd_per_mwh", "float64")
     regression.check_enough({"train": modelling.days_of(data.X_train), "test": modelling.days_of(data.X_test)})
     trained = fit_price(data)
     result, decision = judge_price(fs, trained, data, splits)
@@ -64,33 +63,14 @@ def train_price(fs: FeatureStore, end: datetime | None, *, force: bool) -> regis
             "importance": evaluation.importance_plot(boosting.gain(trained.model), title="Price: what it uses"),
         },
     )  # fmt: skip
-    events.model_registered(model)
-    model = decide(model, decision)
-    events.training_report_artifact(model, report)
+    model = conclude(model, decision, report)
     return model
 
 
-class Data(NamedTuple):
-    """The three splits: features with zone, hour and issued_at and the baselines, and the price in USD/MWh."""
-
-    X_train: pd.DataFrame
-    X_validation: pd.DataFrame
-    X_test: pd.DataFrame
-    y_train: pd.Series
-    y_validation: pd.Series
-    y_test: pd.Series
-
-
 def splits_for(fs: FeatureStore, end: datetime | None) -> Splits:
-    """The splits of the issues whose prices were all known at the end.
-
-    Raises:
-        NotFound: there are no prices.
-        InvalidData: the span is too short.
-    """
-    issues, prices = group_of(fs, schema.PRICE_DAY_AHEAD_GROUP), group_of(fs, schema.PRICE_GROUP)
-    mature = training.mature_until(issues, prices, end, label_delay=modelling.LABEL_DELAY, what="prices", system=SYSTEM)
-    return splitting.splits_of(training.first_day(issues, mature, system=SYSTEM), mature, modelling.SPLITS)
+    """The splits of the issues whose prices were all known at the end; raises what `training.splits_for` does."""
+    spine, labels = group_of(fs, schema.PRICE_DAY_AHEAD_GROUP), group_of(fs, schema.PRICE_GROUP)
+    return training.splits_for(spine, labels, end, pricing.SPLITS, system=SYSTEM)
 
 
 def group_of(fs: FeatureStore, name: str) -> FeatureGroup:
@@ -130,7 +110,7 @@ class Trained(NamedTuple):
 
 
 @task(task_run_name="fit price", **retries.COMPUTING)
-def fit_price(data: Data) -> Trained:
+def fit_price(data: Labelled) -> Trained:
     """Search on training, count trees on validation, then fit both models on training and validation."""
     import pandas as pd
 
@@ -149,7 +129,7 @@ def fit_price(data: Data) -> Trained:
 
 @task(task_run_name="judge price", **retries.COMPUTING)
 def judge_price(
-    fs: FeatureStore, trained: Trained, data: Data, splits: Splits
+    fs: FeatureStore, trained: Trained, data: Labelled, splits: Splits
 ) -> tuple[pricing.Result, evaluation.Decision]:
     """Measure on test, and decide against the baselines, the simple model and the champion, all on the same rows."""
     comparable = pricing.judged_rows(data.X_test)

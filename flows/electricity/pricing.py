@@ -25,6 +25,8 @@ XGBOOST: Mapping[str, Any] = modelling.XGBOOST
 SEARCH = replace(modelling.SEARCH, trials=4, rows=15_000)
 """Half of demand's budget: the second target must not double the time of a training run."""
 
+SPLITS = replace(modelling.SPLITS, label="prices")
+
 SPIKE_USD_PER_MWH = 150.0
 
 NEVER = {"zone", *schema.NEVER_FEATURES, *schema.PRICE_BASELINES.values()}

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect import flow, task
 
 import featurestore
-from flows import boosting, command_line, evaluation, events, late, registry, regression, retries, splitting, training
-from flows.deciding import decide
+from flows import boosting, command_line, evaluation, events, late, registry, regression, retries, training
+from flows.deciding import conclude
 from flows.electricity import modelling, price_training, schema
 from flows.settings import Settings
 from flows.splitting import Splits
+from flows.training import Labelled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,15 +60,14 @@ def train_demand(fs: FeatureStore, end: datetime | None, *, force: bool) -> int:
     dataset, rows = training.read_splits(view, splits, label_delay=modelling.LABEL_DELAY)
     if not force and (last := registry.existing_for(schema.MODEL, dataset.content_hash, params=params)) is not None:
         return skipped(last)
-    data = Data.of(rows)
-    regression.check_enough(data.days())
+    data = rows.labelled("demand_mw", "float64")
+    usable = {name: X[modelling.usable(X)] for name, (X, _) in data.by_split().items()}
+    regression.check_enough({name: modelling.days_of(X) for name, X in usable.items()})
     trained = fit(data)
     champion = registry.champion(schema.MODEL)
     result, decision, picture = judge(fs, trained, data, champion, splits)
     model, report = register(fs, view, dataset, trained, data, result, decision, splits, params, picture)
-    events.model_registered(model)
-    model = decide(model, decision)
-    events.training_report_artifact(model, report, picture=picture)
+    model = conclude(model, decision, report, picture=picture)
     events.summary_artifact("electricity-training-summary", [summary(model, "trained", "; ".join(decision.reasons))])
     return model.version
 
@@ -75,42 +75,10 @@ def train_demand(fs: FeatureStore, end: datetime | None, *, force: bool) -> int:
 # --- data --------------------------------------------------------------------------------------------
 
 
-class Data(NamedTuple):
-    """The three splits: features with zone, hour and issued_at and the baselines, and the demand in MW."""
-
-    X_train: pd.DataFrame
-    X_validation: pd.DataFrame
-    X_test: pd.DataFrame
-    y_train: pd.Series
-    y_validation: pd.Series
-    y_test: pd.Series
-
-    @classmethod
-    def of(cls, rows: training.Data) -> Data:
-        """The splits with demand as their label."""
-        return cls(*rows[:3], *rows.label("demand_mw", "float64"))
-
-    def days(self) -> dict[str, Any]:
-        """What `regression.check_enough` looks at."""
-        return {
-            name: modelling.days_of(X[modelling.usable(X)])
-            for name, X in (("train", self.X_train), ("validation", self.X_validation), ("test", self.X_test))
-        }
-
-
 def splits_for(fs: FeatureStore, end: datetime | None) -> Splits:
-    """The splits of the issues whose hours were all known at the end.
-
-    Raises:
-        NotFound: there are no features or no demand yet.
-        InvalidTime: demand is not committed up to the end.
-        InvalidData: the span is too short.
-    """
-    issues = group_of(fs, schema.DAY_AHEAD_GROUP)
-    mature = training.mature_until(
-        issues, group_of(fs, schema.DEMAND_GROUP), end, label_delay=modelling.LABEL_DELAY, what="demand", system=SYSTEM
-    )
-    return splitting.splits_of(training.first_day(issues, mature, system=SYSTEM), mature, modelling.SPLITS)
+    """The splits of the issues whose hours were all known at the end; raises what `training.splits_for` does."""
+    spine, labels = group_of(fs, schema.DAY_AHEAD_GROUP), group_of(fs, schema.DEMAND_GROUP)
+    return training.splits_for(spine, labels, end, modelling.SPLITS, system=SYSTEM)
 
 
 def group_of(fs: FeatureStore, name: str) -> FeatureGroup:
@@ -157,7 +125,7 @@ class Trained(NamedTuple):
 
 
 @task(task_run_name="fit", **retries.COMPUTING)
-def fit(data: Data) -> Trained:
+def fit(data: Labelled) -> Trained:
     """Search on training, count trees on validation, then fit both models on training and validation."""
     import pandas as pd
 
@@ -175,7 +143,7 @@ def fit(data: Data) -> Trained:
 
 @task(task_run_name="judge", **retries.COMPUTING)
 def judge(
-    fs: FeatureStore, trained: Trained, data: Data, champion: registry.ModelVersion | None, splits: Splits
+    fs: FeatureStore, trained: Trained, data: Labelled, champion: registry.ModelVersion | None, splits: Splits
 ) -> tuple[modelling.Result, evaluation.Decision, bytes]:
     """Measure on test, and decide against the baselines, the simple model and the champion, all on the same rows."""
     comparable = modelling.judged_rows(data.X_test)
@@ -227,7 +195,7 @@ def register(
     view: FeatureView,
     dataset: TrainingDataset,
     trained: Trained,
-    data: Data,
+    data: Labelled,
     result: modelling.Result,
     decision: evaluation.Decision,
     splits: Splits,

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect import flow, task
 
 import featurestore
-from flows import boosting, command_line, evaluation, events, late, registry, retries, splitting, training
-from flows.deciding import decide
+from flows import boosting, command_line, evaluation, events, late, registry, retries, training
+from flows.deciding import conclude
 from flows.fraud import modelling, schema
 from flows.settings import Settings
 from flows.splitting import Splits
+from flows.training import Labelled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,15 +53,13 @@ def fraud_training(end: datetime | None = None, force: bool = False, only_if_due
     dataset, rows = training.read_splits(view, splits, label_delay=schema.LABEL_DELAY)
     if not force and (last := registry.existing_for(schema.MODEL, dataset.content_hash, params=params)) is not None:
         return skipped(last)
-    data = Data.of(rows)
-    evaluation.check_enough(data.labels_and_days())
+    data = rows.labelled("is_fraud", "int64")
+    evaluation.check_enough({name: (y, modelling.days_of(X)) for name, (X, y) in data.by_split().items()})
     trained = fit(data)
     champion = registry.champion(schema.MODEL)
     result, decision = judge(fs, trained, data, champion, splits)
     model, report, picture = register(fs, view, dataset, trained, data, result, decision, splits, params)
-    events.model_registered(model)
-    model = decide(model, decision)
-    events.training_report_artifact(model, report, picture=picture)
+    model = conclude(model, decision, report, picture=picture)
     events.summary_artifact("fraud-training-summary", [summary(model, "trained", "; ".join(decision.reasons))])
     return model.version
 
@@ -68,44 +67,10 @@ def fraud_training(end: datetime | None = None, force: bool = False, only_if_due
 # --- data --------------------------------------------------------------------------------------------
 
 
-class Data(NamedTuple):
-    """The three splits: features with tid and datetime, and the label."""
-
-    X_train: pd.DataFrame
-    X_validation: pd.DataFrame
-    X_test: pd.DataFrame
-    y_train: pd.Series
-    y_validation: pd.Series
-    y_test: pd.Series
-
-    @classmethod
-    def of(cls, rows: training.Data) -> Data:
-        """The splits with the outcome as their label."""
-        return cls(*rows[:3], *rows.label("is_fraud", "int64"))
-
-    def labels_and_days(self) -> dict[str, tuple[Any, Any]]:
-        """What `evaluation.check_enough` looks at."""
-        return {
-            "train": (self.y_train, modelling.days_of(self.X_train)),
-            "validation": (self.y_validation, modelling.days_of(self.X_validation)),
-            "test": (self.y_test, modelling.days_of(self.X_test)),
-        }
-
-
 def splits_for(fs: FeatureStore, end: datetime | None) -> Splits:
-    """The splits of the transactions whose outcomes were known at the end.
-
-    Raises:
-        NotFound: there are no features or no outcomes yet.
-        InvalidTime: outcomes are not committed up to the end.
-        InvalidData: the span is too short.
-    """
-    transactions = group_of(fs, schema.TRANSACTIONS_GROUP)
-    mature = training.mature_until(
-        transactions, group_of(fs, schema.LABELS_GROUP), end,
-        label_delay=schema.LABEL_DELAY, what="outcomes", system=SYSTEM,
-    )  # fmt: skip
-    return splitting.splits_of(training.first_day(transactions, mature, system=SYSTEM), mature, modelling.SPLITS)
+    """The splits of the transactions whose outcomes were known at the end; raises what `training.splits_for` does."""
+    spine, labels = group_of(fs, schema.TRANSACTIONS_GROUP), group_of(fs, schema.LABELS_GROUP)
+    return training.splits_for(spine, labels, end, modelling.SPLITS, system=SYSTEM)
 
 
 def group_of(fs: FeatureStore, name: str) -> FeatureGroup:
@@ -153,7 +118,7 @@ class Trained(NamedTuple):
 
 
 @task(task_run_name="fit", **retries.COMPUTING)
-def fit(data: Data) -> Trained:
+def fit(data: Labelled) -> Trained:
     """Search on training; count trees and choose the threshold on validation; then fit all models on both.
 
     The threshold is that of the model which has not seen validation: of its own training rows a model is too sure.
@@ -180,7 +145,7 @@ def fit(data: Data) -> Trained:
 
 @task(task_run_name="judge", **retries.COMPUTING)
 def judge(
-    fs: FeatureStore, trained: Trained, data: Data, champion: registry.ModelVersion | None, splits: Splits
+    fs: FeatureStore, trained: Trained, data: Labelled, champion: registry.ModelVersion | None, splits: Splits
 ) -> tuple[modelling.Result, evaluation.Decision]:
     """Measure on test, and decide against prevalence, the simple models and the champion, all on the same rows."""
     X_test = boosting.matrix(data.X_test, trained.names)
@@ -212,7 +177,7 @@ def register(
     view: FeatureView,
     dataset: TrainingDataset,
     trained: Trained,
-    data: Data,
+    data: Labelled,
     result: modelling.Result,
     decision: evaluation.Decision,
     splits: Splits,

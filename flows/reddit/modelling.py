@@ -33,7 +33,7 @@ XGBOOST: Mapping[str, Any] = {
 }
 """What is not searched for."""
 
-SPLITS = SplitPlan(label_delay=schema.LABEL_DELAY, validation_share=0.15, test_share=0.20, label="votes after 48 h")
+SPLITS = SplitPlan(label_delay=schema.LABEL_DELAY, validation_share=0.15, test_share=0.20, label="settled votes")
 
 SEARCH = boosting.Search(
     space={

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect import flow, get_run_logger, task
 
 import featurestore
-from flows import boosting, command_line, evaluation, events, late, registry, regression, retries, splitting, training
-from flows.deciding import decide
+from flows import boosting, command_line, evaluation, events, late, registry, regression, retries, training
+from flows.deciding import conclude
 from flows.reddit import modelling, schema
 from flows.reddit.schema import Target
 from flows.settings import Settings
@@ -83,9 +83,7 @@ def train(
     champion = registry.champion(schema.MODELS[data.target])
     result, decision = judge(fs, trained, data, champion, splits)
     model, report, picture = register(fs, view, dataset, trained, data, result, decision, splits, params)
-    events.model_registered(model)
-    model = decide(model, decision)
-    events.training_report_artifact(model, report, picture=picture)
+    model = conclude(model, decision, report, picture=picture)
     return model, decision
 
 
@@ -106,11 +104,9 @@ class Data(NamedTuple):
     @classmethod
     def of(cls, rows: training.Data, target: Target) -> Data:
         """The splits with this target's label."""
-        labels = rows.label(schema.LABELS[target], "float64")
-        known = [y.notna() for y in labels]
-        X = [X[keep].reset_index(drop=True) for X, keep in zip(rows[:3], known, strict=True)]
-        y = [y[keep].reset_index(drop=True) for y, keep in zip(labels, known, strict=True)]
-        return cls(target, *X, *y)
+        given = rows.labelled(schema.LABELS[target], "float64").by_split().values()
+        known = [(X[y.notna()].reset_index(drop=True), y[y.notna()].reset_index(drop=True)) for X, y in given]
+        return cls(target, *(X for X, _ in known), *(y for _, y in known))
 
     def days(self) -> dict[str, Any]:
         """What `regression.check_enough` looks at."""
@@ -121,19 +117,9 @@ class Data(NamedTuple):
 
 
 def splits_for(fs: FeatureStore, end: datetime | None) -> Splits:
-    """The splits of the posts whose votes had settled at the end.
-
-    Raises:
-        NotFound: there are no posts or no votes yet.
-        InvalidTime: votes are not committed up to the end.
-        InvalidData: the span is too short.
-    """
-    posts = group_of(fs, schema.POSTS_GROUP)
-    mature = training.mature_until(
-        posts, group_of(fs, schema.OUTCOMES_GROUP), end,
-        label_delay=schema.LABEL_DELAY, what="settled votes", system=SYSTEM,
-    )  # fmt: skip
-    return splitting.splits_of(training.first_day(posts, mature, system=SYSTEM), mature, modelling.SPLITS)
+    """The splits of the posts whose votes had settled at the end; raises what `training.splits_for` does."""
+    spine, labels = group_of(fs, schema.POSTS_GROUP), group_of(fs, schema.OUTCOMES_GROUP)
+    return training.splits_for(spine, labels, end, modelling.SPLITS, system=SYSTEM)
 
 
 def group_of(fs: FeatureStore, name: str) -> FeatureGroup:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect import flow, get_run_logger, task
 
 import featurestore
-from flows import boosting, command_line, evaluation, events, late, registry, regression, retries, splitting, training
-from flows.deciding import decide
+from flows import boosting, command_line, evaluation, events, late, registry, regression, retries, training
+from flows.deciding import conclude
 from flows.settings import Settings
 from flows.splitting import Splits
 from flows.stock import modelling, schema
@@ -57,9 +57,7 @@ def stock_training(end: datetime | None = None, force: bool = False, only_if_due
     models = []
     for name in MODELS:
         model, report = register(fs, view, dataset, judged[name], splits, name=name, params=params[name])
-        events.model_registered(model)
-        model = decide(model, judged[name].decision)
-        events.training_report_artifact(model, report, picture=judged[name].picture)
+        model = conclude(model, judged[name].decision, report, picture=judged[name].picture)
         models.append(model)
     events.summary_artifact("stock-training-summary", [summary(models, "trained")])
     return models[0].version
@@ -69,19 +67,9 @@ def stock_training(end: datetime | None = None, force: bool = False, only_if_due
 
 
 def splits_for(fs: FeatureStore, end: datetime | None) -> Splits:
-    """The splits of the closes whose next close was known at the end.
-
-    Raises:
-        NotFound: there are no features or no outcomes yet.
-        InvalidTime: outcomes are not committed up to the end.
-        InvalidData: the span is too short.
-    """
-    spine = group_of(fs, schema.FEATURES_GROUP)
-    mature = training.mature_until(
-        spine, group_of(fs, schema.OUTCOMES_GROUP), end, label_delay=modelling.LABEL_DELAY, what="next close",
-        system=schema.SYSTEM,
-    )  # fmt: skip
-    return splitting.splits_of(training.first_day(spine, mature, system=schema.SYSTEM), mature, modelling.SPLITS)
+    """The splits of the closes whose next close was known at the end; raises what `training.splits_for` does."""
+    spine, labels = group_of(fs, schema.FEATURES_GROUP), group_of(fs, schema.OUTCOMES_GROUP)
+    return training.splits_for(spine, labels, end, modelling.SPLITS, system=schema.SYSTEM)
 
 
 def group_of(fs: FeatureStore, name: str) -> FeatureGroup:

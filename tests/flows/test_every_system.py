@@ -15,7 +15,7 @@ import pytest
 import featurestore
 import flows
 from featurestore.schema import Feature
-from flows import FeatureFunction
+from flows import FeatureFunction, monitored
 from tests import checks
 
 DECLARED = [
@@ -48,6 +48,13 @@ def test_every_feature_group_names_its_source_its_system_and_the_freshness_it_pr
         assert (group.tags["source"], group.tags["system"]) == ("simulated", system)
         assert group.tags["max_age_hours"] > 0
         assert group.description
+
+
+@pytest.mark.parametrize("system", flows.systems())
+def test_every_registered_model_can_be_scored_from_outside_of_its_inference_run(system: str) -> None:
+    """T20: `flows.staleness` scores versions of the past by what scores the champion."""
+    predicted_by = import_module(f"flows.{system}.inference_pipeline").PREDICTED_BY
+    assert set(predicted_by) == {watched.model for watched in monitored.of(system)}
 
 
 # --- the laws catch the classic mistakes -------------------------------------------------------------
