@@ -51,8 +51,8 @@ def main(
             prefect = start_prefect(processes, settings, scheduling=False, queue=QUEUE, say=console.print)
             console.print(f"Prefect is up after {time.monotonic() - began:.0f} s: {prefect.pages} (while this runs)")
             runs = Runs(processes, prefect, worlds, days, home, console)
-            with report.Progress(console, runs.progress):
-                runs.go(kill_at=days // 2 if kill else None)
+            with report.Progress(console, runs.progress) as progress:
+                runs.go(kill_at=days // 2 if kill else None, changed=progress.changed)
             time.sleep(EVENTS_ARRIVE_SECONDS)
             told = {world.system: events_of(runs.client, world.system) for world in worlds}
     except (ProcessError, RunFailed) as error:

@@ -42,19 +42,34 @@ def cadence(world: World) -> str:
     )
 
 
+EVERY_DAYS = 10
+"""In a log file, a line for each system after so many simulated days."""
+
+
 class Progress:
     """The simulated date of each system: redrawn in a terminal, a line now and then elsewhere."""
 
     def __init__(self, console: Console, shown: Sequence[Shown]) -> None:
         self._console, self._shown = console, shown
-        self._live = Live(get_renderable=self._table, console=console, refresh_per_second=2)
+        self._said: dict[str, tuple[str, int]] = {}
+        self._live = Live(get_renderable=self._table, console=console) if console.is_terminal else None
 
     def __enter__(self) -> Progress:
-        self._live.start()
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._live.stop()
+        if self._live:
+            self._live.stop()
+
+    def changed(self) -> None:
+        """Show the systems as they are now."""
+        for each in self._shown if self._live is None else ():
+            said = each.state, each.day // EVERY_DAYS
+            if each.at is not None and said != self._said.get(each.system):
+                self._said[each.system] = said
+                self._console.print(f"  {each.system:<12} {each.state:<10} {each.at:%Y-%m-%d} (day {each.day})")
 
     def _table(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -56,9 +56,11 @@ class Runs:
         self._deployments = {world.system: self._deploy(world) for world in worlds}
         self._running: dict[str, tuple[UUID, float]] = {}
 
-    def go(self, *, kill_at: int | None) -> None:
+    def go(self, *, kill_at: int | None, changed: Callable[[], None] = lambda: None) -> None:
         """Run all replays to their end; kill the worker once, when a system has reached that simulated day.
 
+        Args:
+            changed: called every second, for whoever shows the progress.
         Raises:
             RunFailed: a replay ended otherwise than Completed, and not because we killed it.
         """
@@ -69,8 +71,12 @@ class Runs:
             time.sleep(LOOK_SECONDS)
             self._processes.check()
             self._look()
+            changed()
             if kill_at is not None and any(self._of(system).day >= kill_at for system in self._running):
                 self._kill_worker()
+                self._console.print(
+                    f"The worker was killed with its runs: {', '.join(self.killed)}; another takes over."
+                )
                 kill_at = None
 
     def _deploy(self, world: World) -> UUID:

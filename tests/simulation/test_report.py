@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 from rich.console import Console
 
 from tests.simulation import laws, report
+from tests.simulation.running import Progress as Shown
 from tests.simulation.test_laws import SOUND
-from tests.simulation.worlds import WORLDS
+from tests.simulation.worlds import BEGINS, WORLDS
 
 
 def shown(renderable: object) -> str:
@@ -46,6 +48,17 @@ def test_programs_get_the_same_as_json() -> None:
     assert [law["violations"] for law in found["laws"]] == [[]] * len(laws.LAWS)
     assert found["killed"] == {"toy": 2}
     assert "toy on day 2" in report.figures([SOUND], seconds=61.0, killed={"toy": 2}, days=4)
+
+
+def test_in_a_log_file_progress_is_a_line_now_and_then() -> None:
+    """However often it is looked at."""
+    system = Shown("toy", "Running")
+    console = Console(file=io.StringIO(), width=200)
+    with report.Progress(console, [system]) as progress:
+        for hours in range(0, 21 * 24, 6):
+            system.at = BEGINS + timedelta(hours=hours)
+            progress.changed()
+    assert [line.split()[-1] for line in console.file.getvalue().splitlines()] == ["0)", "10)", "20)"]  # type: ignore[attr-defined]
 
 
 def test_the_cadence_of_each_system_is_said_as_it_is() -> None:
