@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from deployments.processes import ProcessError, Processes, signals_as_exceptions
+from deployments.processes import ProcessError, Processes, Terminated, signals_as_exceptions
 from deployments.runs import RunFailed
 from deployments.stack import ROOT, become_client, start_prefect
 from flows.settings import Settings
@@ -20,6 +20,9 @@ from tests.simulation import report
 from tests.simulation.evidence import events_of, gather
 from tests.simulation.running import QUEUE, Runs
 from tests.simulation.worlds import WORLDS, chosen
+
+WIDTH = 150
+"""Of a log file, so that a sentence of the tables is one line."""
 
 EVENTS_ARRIVE_SECONDS = 8
 """The server stores events some seconds after they were emitted."""
@@ -33,7 +36,8 @@ def main(
     kill: Annotated[bool, typer.Option(help="Kill the worker with its runs half-way, and start another.")] = True,
 ) -> None:
     """Replay the flows of the systems over simulated days; exit with 1 if a law does not hold at the end."""
-    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    terminal = Console(stderr=as_json)
+    console = Console(stderr=as_json, highlight=False, soft_wrap=True, width=None if terminal.is_terminal else WIDTH)
     names = [name for name in system or () if name]
     if unknown := sorted(set(names) - set(WORLDS)):
         raise typer.BadParameter(f"there are no systems {unknown}; there are {', '.join(WORLDS)}.")
@@ -41,6 +45,8 @@ def main(
     home = home.absolute()
     settings = Settings(home=home, source="simulated", data=None, mlflow_uri=None)
     become_client(settings)
+    from prefect.client.orchestration import SyncPrefectClient
+
     console.print(f"[bold]Triptych[/bold] · {days} simulated days of {', '.join(each.system for each in worlds)}")
     for each in worlds:
         console.print(report.cadence(each), style="dim")
@@ -50,14 +56,18 @@ def main(
         with signals_as_exceptions(), Processes(home, command="make simulate") as processes:
             prefect = start_prefect(processes, settings, scheduling=False, queue=QUEUE, say=console.print)
             console.print(f"Prefect is up after {time.monotonic() - began:.0f} s: {prefect.pages} (while this runs)")
-            runs = Runs(processes, prefect, worlds, days, home, console)
-            with report.Progress(console, runs.progress) as progress:
-                runs.go(kill_at=days // 2 if kill else None, changed=progress.changed)
-            time.sleep(EVENTS_ARRIVE_SECONDS)
-            told = {world.system: events_of(runs.client, world.system) for world in worlds}
+            with SyncPrefectClient(prefect.api) as client:
+                runs = Runs(processes, prefect, client, worlds, days, home=home, say=console.print)
+                with report.Progress(console, runs.progress) as progress:
+                    runs.go(kill_at=days // 2 if kill else None, changed=progress.changed)
+                time.sleep(EVENTS_ARRIVE_SECONDS)
+                told = {world.system: events_of(client, world.system) for world in worlds}
     except (ProcessError, RunFailed) as error:
         console.print(Text.assemble(("The simulation failed. ", "bold red"), str(error)))
         raise typer.Exit(1) from error
+    except KeyboardInterrupt as stopped:
+        console.print("Stopped, and all it had started.")
+        raise typer.Exit(143 if isinstance(stopped, Terminated) else 130) from stopped
     found = [gather(world, home / world.system, runs.ends[world.system], told[world.system]) for world in worlds]
     verdicts = report.judge(found)
     seconds = time.monotonic() - began

@@ -95,9 +95,11 @@ def disturbed(found: Sequence[Evidence]) -> list[dict[str, str]]:
     for evidence in found:
         for each in evidence.world.happens:
             calls = [call for call in evidence.ended("features") if each.window.start <= call["at"] < each.window.end]
-            after = [call for call in evidence.ended("features") if call["at"] >= each.window.end]
+            after = [
+                c for c in evidence.ended("features") if c["at"] >= each.window.end and not c["error"] and c["answer"]
+            ]
             answers = Counter(call["error"] or "wrote" for call in calls)
-            then = f"wrote {after[0]['answer']} rows" if after and not after[0]["error"] else ""
+            then = f"wrote {after[0]['answer']:,} rows" if after else ""
             rows.append(
                 {
                     "system": evidence.world.system,
