@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib import import_module
@@ -202,10 +202,15 @@ def with_truth(
 
     said, truth = watched.said, watched.truth
     served = hindcasting.served(predictions, watched.target, which=said.served)
-    truths = fs.get_feature_group(truth.group, VERSION).read(start_time=start - truth.earlier, end_time=end)
+
+    def beside(group: str, columns: Sequence[str]) -> pd.DataFrame:
+        wanted = fs.get_feature_group(group, VERSION).select(list(columns))
+        return wanted.read(start_time=start - truth.earlier, end_time=end)
+
     for each in truth.beside:
-        also = fs.get_feature_group(each.group, VERSION).read(start_time=start - truth.earlier, end_time=end)
-        served = served.merge(also[[*each.key, *each.columns]], on=list(each.key), how="left", validate="m:1")
+        also = beside(each.group, [*each.key, *each.columns])
+        served = served.merge(also, on=list(each.key), how="left", validate="m:1")
+    truths = beside(truth.group, [*truth.key, truth.column, truth.known_at])
     joined = hindcasting.with_truth(
         served, truths[truths[truth.known_at] <= pd.Timestamp(now)], key=truth.key, truth=truth.column,
         target_time=truth.target_time, at=pd.Timestamp(now), expires_after=truth.expires_after,

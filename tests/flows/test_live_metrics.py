@@ -91,7 +91,7 @@ def test_a_row_without_a_baseline_counts_for_neither() -> None:
 
 
 @given(known=st.floats(0, 1), day=st.integers(0, 30), seed=st.integers(0, 99))
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_every_prediction_is_pending_matured_or_expired(known: float, day: int, seed: int) -> None:
     rows = joined(said(), known=known, at=START + day * DAY, seed=seed)
     found = measured(rows)
