@@ -10,8 +10,13 @@ both be passed:
 
 - `LIMIT`, a distance worth a look whatever the column (0.2 is about a PSI of 0.3);
 - what the column does by itself: the test split is cut into stretches as long as the recent window, and each is
-  compared with the rest; the limit is their mean distance and three deviations. A column with seasons, or with one
-  value per day, has a wide limit, and one that never moves a narrow one.
+  compared with the rest; one more stretch of the kind lies below the limit with 99.9 % (Student's t: the fewer
+  stretches, the wider). A column with seasons, or with one value per day, has a wide limit, and one that never moves a
+  narrow one.
+
+Values with a fraction must moreover have moved: by a tenth of the test split's standard deviation on average
+(Wasserstein). A monthly median that has few values and changes in its second digit has a whole new distribution, and
+means the same. Whole numbers may be codes, between which there is no distance.
 
 The share of nulls alone is compared in the same way, with limits of its own, because a column with a wide limit may
 still not go missing. With fewer than `LEAST_ROWS` on a side nothing is said. A drifted column is back when its distance
@@ -44,9 +49,13 @@ PREDICTION = "(prediction)"
 """The name under which what the model says is compared, too."""
 
 LIMIT, HIGHEST_LIMIT = 0.2, 0.95
+LEAST_MOVED = 0.1
+"""Standard deviations."""
+
 BACK = 0.8
 LEAST_ROWS = 50
-LEAST_STRETCHES, MOST_STRETCHES = 4, 8
+LEAST_STRETCHES, MOST_STRETCHES = 4, 12
+CONFIDENCE = 0.999
 MOST_ROWS = 50_000
 """A longer test split is thinned evenly: distances to a hundredth need no more."""
 
@@ -65,12 +74,14 @@ FEATURES = (
     Feature("distance", "string", "hellinger, or hellinger of nulls where those alone went furthest beyond."),
     Feature("value", "double", "That distance: 0 the same, 1 nothing in common."),
     Feature("limit", "double", "From where on it counts as drifted."),
+    Feature("moved", "double", "How far values moved on average, in standard deviations of the test split; null where "
+            "they are whole numbers, or none."),
     Feature("null_share_then", "double", "Of the test split."),
     Feature("null_share_now", "double", "Of the window."),
     Feature("importance", "double", "Mean size of what the feature adds to the output; null for the prediction."),
     Feature("state", "string", "same or drifted."),
     Feature("since", "timestamp", "The measurement that first found it in this state."),
-)
+)  # fmt: skip
 """One row per model, column and day."""
 
 RULES: Suite = {
@@ -210,7 +221,8 @@ def _column(
         if LEAST_ROWS // 5 <= (stretches == number).sum() < len(then)
     ]
     limits = [_limit([pair[part] for pair in usual]) for part in (0, 1)]
-    beyond = [whole / limits[0], nulls / limits[1]]
+    moved = _moved(name, then, summary_then, summary_now)
+    beyond = [whole / limits[0] if moved is None or moved >= LEAST_MOVED else 0.0, nulls / limits[1]]
     worst = int(beyond[1] > beyond[0] and beyond[1] >= 1)
     was_drifted = before is not None and before.state == DRIFTED
     state = DRIFTED if max(beyond) >= (BACK if was_drifted else 1) else SAME
@@ -219,6 +231,7 @@ def _column(
         "distance": (DISTANCE, NULLS)[worst],
         "value": (whole, nulls)[worst],
         "limit": limits[worst],
+        "moved": moved,
         "null_share_then": 1 - summary_then["completeness"],
         "null_share_now": 1 - summary_now["completeness"],
         "importance": importance,
@@ -230,13 +243,26 @@ def _column(
 def _limit(usual: Sequence[float]) -> float:
     if len(usual) < 2:
         return LIMIT
-    return min(HIGHEST_LIMIT, max(LIMIT, float(np.mean(usual) + 3 * np.std(usual))))
+    from scipy.special import stdtrit
+
+    number = len(usual)
+    deviations = float(stdtrit(number - 1, CONFIDENCE)) * (1 + 1 / number) ** 0.5
+    return min(HIGHEST_LIMIT, max(LIMIT, float(np.mean(usual) + deviations * np.std(usual, ddof=1))))
 
 
 def _distances(name: str, then: dict[str, Any], now: dict[str, Any]) -> tuple[float, float]:
     """The Hellinger distance with nulls as a category, and that of null or not alone."""
     shares = [(summary["completeness"], 1 - summary["completeness"]) for summary in (then, now)]
     return drift.compare_column(name, then, now)["hellinger"], drift.hellinger(*shares)
+
+
+def _moved(name: str, values: pd.Series, then: dict[str, Any], now: dict[str, Any]) -> float | None:
+    known = values.dropna()
+    deviation = then["std_dev"]
+    if not deviation or (known % 1 == 0).all():
+        return None
+    distance: float | None = drift.compare_column(name, then, now)["wasserstein"]
+    return None if distance is None else distance / float(deviation)
 
 
 def _summary(column: pd.Series) -> dict[str, Any]:

@@ -112,11 +112,12 @@ def drift(found: Sequence[Mapping[str, Any]], model: str, *, note: str) -> str:
             *head,
             f"**Drifted: {named}.**" if drifted else f"**None of {len(found)} columns has drifted.**",
             "",
-            "| column | importance | distance | value | limit | nulls then | nulls now | state |",
-            "| --- | ---: | --- | ---: | ---: | ---: | ---: | --- |",
+            "| column | importance | distance | value | limit | moved, std | nulls then | nulls now | state |",
+            "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |",
             *(
                 f"| {row['feature']} | {_number(row['importance'])} | {row['distance']} | {row['value']:.3f} | "
-                f"{row['limit']:.3f} | {row['null_share_then']:.1%} | {row['null_share_now']:.1%} | {row['state']} |"
+                f"{row['limit']:.3f} | {_number(row['moved'])} | {row['null_share_then']:.1%} | "
+                f"{row['null_share_now']:.1%} | {row['state']} |"
                 for row in found
             ),
             "",

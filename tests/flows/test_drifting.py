@@ -87,6 +87,24 @@ def test_a_column_with_a_season_has_the_limit_that_its_seasons_give_it() -> None
     assert found["state"] == "same"
 
 
+def test_a_slow_median_with_few_values_that_change_a_little_has_not_drifted() -> None:
+    """Ten subreddits, whose monthly medians all change in the second digit from one week to the next."""
+    _, times = rows_of(80)
+    medians = np.linspace(1, 5, 10)
+    week = ((times - times.min()).dt.days // 20).to_numpy()
+    which = np.random.default_rng(0).integers(0, 10, len(times))
+    then = pd.DataFrame({"median": medians[which] + 0.01 * week})
+    recent = pd.DataFrame({"median": medians[which[:280]] + 0.05})
+    options: dict[str, Any] = {"length": WEEK, "importance": {}, "before": {}, "now": NOW}
+    (row,) = drifting.compare(then, recent, times, **options)
+    assert row["value"] > row["limit"]
+    assert row["moved"] < drifting.LEAST_MOVED
+    assert row["state"] == "same"
+    (row,) = drifting.compare(then, recent + 1.0, times, **options)
+    assert row["state"] == "drifted"
+    assert row["moved"] > 0.5
+
+
 def test_the_order_of_rows_changes_nothing() -> None:
     recent, _ = rows_of(7, seed=1)
     reference, times = rows_of(80)
