@@ -172,12 +172,14 @@ def of(system: str) -> tuple[Monitored, ...]:
 
 
 def read(
-    fs: FeatureStore, watched: Monitored, start: datetime, end: datetime, now: datetime, *, group: str | None = None
-) -> pd.DataFrame:
+    fs: FeatureStore, watched: Monitored, start: datetime, end: datetime, now: datetime, *, group: str | None = None,
+    version: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """The predictions of [start, end) that count, each beside what came as far as that was known at `now`.
 
     Args:
-        group: another group with the same columns, such as that of a challenger in the shadow.
+        group: another group with the same columns, such as that of challengers in the shadow.
+        version: only what this version of the model said.
     Returns:
         The rows of `hindcasting.served` with those of `hindcasting.with_truth` and whatever is read beside, in the
         order of the group; `backfilled` is never null.
@@ -189,6 +191,8 @@ def read(
     if said.only is not None:
         column, value = said.only
         predictions = predictions[predictions[column] == value].reset_index(drop=True)
+    if version is not None:
+        predictions = predictions[predictions[said.version] == version].reset_index(drop=True)
     return with_truth(fs, watched, predictions, start, end, now)
 
 

@@ -15,7 +15,19 @@ from prefect import flow, get_run_logger, task
 import featurestore
 from featurestore.errors import FeatureStoreError
 from featurestore.times import Window
-from flows import command_line, drifting, events, late, live_metrics, monitored, registry, retraining, retries, windows
+from flows import (
+    command_line,
+    drifting,
+    events,
+    late,
+    live_metrics,
+    monitored,
+    registry,
+    retraining,
+    retries,
+    shadow,
+    windows,
+)
 from flows.monitored import Monitored
 from flows.settings import Settings
 from flows.writing import write
@@ -133,11 +145,12 @@ def live_metric(
 
 
 def in_the_shadow(fs: FeatureStore, watched: Monitored, rows: pd.DataFrame, window: Window) -> dict[str, Any] | None:
-    """The challenger beside the champion on the same rows; None where none predicts in the shadow."""
-    name = f"{watched.said.group}_shadow"
-    if not monitored.there_is(fs, name):
+    """The challenger beside the champion on the same rows; None where there is none, or it has not predicted yet."""
+    challenger, name = registry.challenger(watched.model), shadow.name_of(watched.said.group)
+    if challenger is None or not monitored.there_is(fs, name):
         return None
-    return live_metrics.beside(rows, monitored.read(fs, watched, *window, window.end, group=name), watched)
+    said = monitored.read(fs, watched, *window, window.end, group=name, version=challenger.version)
+    return live_metrics.beside(rows, said, watched)
 
 
 def kept_by(group: FeatureGroup, now: datetime) -> pd.DataFrame:
