@@ -180,7 +180,8 @@ def beside(champion: pd.DataFrame, challenger: pd.DataFrame, watched: Monitored)
     """Champion and challenger on exactly the same rows; None where they have none in common.
 
     Args:
-        champion, challenger: of `monitored.read`.
+        champion, challenger: of `monitored.read`. Where two models make one row, a row of the challenger of the one has
+            the other as it served: such rows compare nothing, and are left out.
     Returns:
         rows, both values, and how much better the challenger is, with its paired interval (None if there are too few).
     """
@@ -188,6 +189,7 @@ def beside(champion: pd.DataFrame, challenger: pd.DataFrame, watched: Monitored)
     ours = hindcasting.judged(_of_a_model(champion, watched.said.version)).matured(forecast)
     theirs = challenger[[*target, forecast, watched.said.version]].dropna(subset=[forecast])
     both = ours.merge(theirs, on=target, suffixes=("", "_challenger"), validate="one_to_one")
+    both = both[both[watched.said.version] != both[f"{watched.said.version}_challenger"]]
     if both.empty:
         return None
     said = f"{forecast}_challenger"

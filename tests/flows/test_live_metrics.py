@@ -219,6 +219,7 @@ def test_a_challenger_is_measured_on_exactly_the_champions_rows() -> None:
     assert found["challenger_better_by"] == pytest.approx(0.5)
     assert 0 < found["low"] <= found["high"]
     assert live_metrics.beside(rows, better.head(0), WATCHED) is None
+    assert live_metrics.beside(rows, rows, WATCHED) is None  # the champion itself, beside another model's challenger
 
 
 # --- which predictions count -------------------------------------------------------------------------
