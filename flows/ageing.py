@@ -135,11 +135,12 @@ def advice(aged: Sequence[Aged]) -> Advice:
     Too few versions to say (2, needs 3): keep the schedule, and look again when there are more.
     """
     older = [each for each in aged[1:] if each.behind is not None]
-    if len(older) + 1 < LEAST_VERSIONS:
+    compared = len(older) + 1 if aged else 0
+    if compared < LEAST_VERSIONS:
         return Advice(
             None,
-            f"Too few versions to say ({len(older) + 1}, needs {LEAST_VERSIONS}): keep the schedule, and look again "
-            "when there are more.",
+            f"Too few versions to say ({compared}, needs {LEAST_VERSIONS}): keep the schedule, and look again when "
+            "there are more.",
         )
     good = [i for i, each in enumerate(older) if not each.is_surely_worse]
     first_bad = good[-1] + 1 if good else 0
