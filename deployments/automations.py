@@ -51,7 +51,7 @@ def apply(client: SyncPrefectClient, *, silent_after: timedelta = 4 * HEARTBEAT)
             client.create_automation(automation.model_copy(update={"owner_resource": OWNER}))
         elif _said(there[name]) != _said(automation):
             automation.enabled = there[name].enabled
-            client.update_automation(there[name].id, automation)
+            client.update_automation(there[name].id, _spelled_out(automation))
 
 
 def ours(client: SyncPrefectClient) -> dict[str, Automation]:
@@ -157,3 +157,8 @@ def _said(automation: AutomationCore) -> dict[str, Any]:
     """What an automation says, without what the server or its user adds."""
     added = dict.fromkeys(("id", "created", "updated", "enabled", "owner_resource"), True)
     return automation.model_dump(exclude={**added, "trigger": {"id"}})
+
+
+def _spelled_out(automation: AutomationCore) -> AutomationCore:
+    """The same with every default set: the client leaves out what is not, and the server asks for some of it."""
+    return type(automation).model_validate(automation.model_dump(mode="json", exclude={"owner_resource"}))

@@ -17,13 +17,13 @@ remain the safety net), a failed write loses data.
 from __future__ import annotations
 
 import base64
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from uuid import UUID
+
+from flows.facts import as_markdown, plain, slug
 
 if TYPE_CHECKING:
     from featurestore import Commit, FeatureGroup
@@ -82,7 +82,7 @@ def validation_failed(feature_group: FeatureGroup, report: Mapping[str, Any] | N
 def freshness_changed(feature_group: FeatureGroup, *, is_stale: bool, facts: Mapping[str, Any]) -> None:
     """Tell that a group no longer keeps its promise of freshness, or keeps it again; once for each change."""
     names = ("watermark", "age_hours", "max_age_hours")
-    _emit(STALE if is_stale else FRESH, _resource_of(feature_group), {name: _plain(facts[name]) for name in names})
+    _emit(STALE if is_stale else FRESH, _resource_of(feature_group), {name: plain(facts[name]) for name in names})
 
 
 def model_registered(model: ModelVersion) -> None:
@@ -131,7 +131,7 @@ def retraining_asked(model: str, *, system: str, why: str) -> None:
 
 
 def _plain_of(facts: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: None if (value := _plain(facts[name])) != value else value for name in names}  # no NaN in JSON
+    return {name: None if (value := plain(facts[name])) != value else value for name in names}  # no NaN in JSON
 
 
 def _emit_model(event: str, model: ModelVersion, why: str) -> None:
@@ -182,7 +182,7 @@ def validation_artifact(group: str, report: Mapping[str, Any] | None) -> None:
         report: JSON-like, such as `InvalidData.report` or what `fg.validate(df)` gives; None when there were no rules.
     """
     markdown = f"# Validation of {group}\n\n" + (
-        "No expectation suite is attached: only the schema was checked.\n" if report is None else _facts(report)
+        "No expectation suite is attached: only the schema was checked.\n" if report is None else as_markdown(report)
     )
     _markdown(f"validation-{group}", markdown, f"Rules checked before rows of {group} were written")
 
@@ -198,7 +198,7 @@ def summary_artifact(key: str, rows: Sequence[Mapping[str, Any]], description: s
         return
     from prefect.artifacts import create_table_artifact
 
-    table = [{column: _plain(value) for column, value in row.items()} for row in rows]
+    table = [{column: plain(value) for column, value in row.items()} for row in rows]
     with _never_fails(f"The artifact {key}"):
         create_table_artifact(key=slug(key), table=table, description=description)
 
@@ -275,15 +275,6 @@ def progress(items: Sequence[T], description: str) -> Iterator[T]:
             shown = percent
 
 
-def slug(key: str) -> str:
-    """The key with what Prefect refuses in it made a dash.
-
-    >>> slug("validation-fraud_card_windows")
-    'validation-fraud-card-windows'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
-
-
 def _markdown(key: str, markdown: str, description: str) -> None:
     if not _in_a_run():
         return
@@ -321,37 +312,6 @@ def _progress_bar(description: str) -> Callable[[int], None]:
                 update_progress_artifact(bar, progress=float(percent))  # type: ignore[arg-type]  # an id
 
     return report
-
-
-def _facts(report: Mapping[str, Any]) -> str:
-    """Single values as a list, lists of mappings as tables; nothing is left out but what is nested deeper."""
-    lines = [f"- **{name}**: {_cell(value)}" for name, value in report.items() if _is_single(value)]
-    for name, value in report.items():
-        rows = [row for row in value if isinstance(row, Mapping)] if isinstance(value, list | tuple) else []
-        columns = list(dict.fromkeys(column for row in rows for column, cell in row.items() if _is_single(cell)))
-        if columns:
-            lines += ["", f"## {name}", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-            lines += [f"| {' | '.join(_cell(row.get(column)) for column in columns)} |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def _is_single(value: Any) -> bool:
-    return not isinstance(value, Mapping | list | tuple | set)
-
-
-def _cell(value: Any) -> str:
-    if value is True or value is False:
-        return "yes" if value else "**no**"
-    return "" if value is None else str(_plain(value)).replace("|", "\\|").replace("\n", " ")
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON has it."""
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    if hasattr(value, "item"):  # a number of numpy
-        return value.item()
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 # --- the run -----------------------------------------------------------------------------------------

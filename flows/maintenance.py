@@ -21,7 +21,8 @@ def maintenance(keep_days: int = 7) -> int:
     """Compact and vacuum every feature group; return the bytes that were freed.
 
     What a training dataset or a view pins stays readable, and so does every version that was current within the days to
-    keep. Prefect's server removes its own events after seven days by default; its runs, and MLflow's, stay.
+    keep. Prefect's server, as `make up` starts it, removes its own runs after 90 days and events after 30. MLflow's
+    versions and their runs stay for good: predictions name them, and a rollback needs them.
     """
     fs = featurestore.connect(home=Settings().store_home)
     groups = [group for group in fs.get_feature_groups() if group.features]

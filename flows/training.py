@@ -79,26 +79,29 @@ def group_of(fs: FeatureStore, name: str, version: int, *, system: str) -> Featu
 
 
 def is_due(model_name: str, labels: FeatureGroup, plan: SplitPlan) -> bool:
-    """Whether a training that was started by new labels should go on; if not, the log says why. Reads no rows.
-
-    It should when there is no version yet and labels enough for a first one, or when labels of `plan.due_after` have
-    matured since the window of the newest version ended, whatever became of that version.
-    """
-    mature = known_labels_end(labels, plan)
-    newest = next(reversed(registry.versions(model_name)), None)
-    if mature is None:
-        why = f"{labels.name} has no labels yet"
-    elif newest is not None:
-        since = mature - newest.lineage.training_window.end
-        why = "" if since >= plan.due_after else f"{newest} has learned all labels but those of {since}"
-    else:
-        known = mature - min(window.start for window in labels.windows())
-        enough = max(plan.shortest, SHORTEST)
-        why = "" if known >= enough else f"a first model needs labels of {enough}, there are those of {known}"
+    """Whether a training that was started by new labels should go on; if not, the log says why. Reads no rows."""
+    why = why_not_due(next(reversed(registry.versions(model_name)), None), labels, plan)
     if why:
         get_run_logger().info("Skipped: training is not due, %s.", why)
         events.name_run("not due")
     return not why
+
+
+def why_not_due(newest: registry.ModelVersion | None, labels: FeatureGroup, plan: SplitPlan) -> str:
+    """Why a training is not due; empty if it is.
+
+    It is when there is no version yet and labels enough for a first one, or when labels of `plan.due_after` have
+    matured since the window of the newest version ended, whatever became of that version.
+    """
+    mature = known_labels_end(labels, plan)
+    if mature is None:
+        return f"{labels.name} has no labels yet"
+    if newest is not None:
+        since = mature - newest.lineage.training_window.end
+        return "" if since >= plan.due_after else f"{newest} has learned all labels but those of {since}"
+    known = mature - min(window.start for window in labels.windows())
+    enough = max(plan.shortest, SHORTEST)
+    return "" if known >= enough else f"a first model needs labels of {enough}, and there are those of {known}"
 
 
 def known_labels_end(labels: FeatureGroup, plan: SplitPlan) -> datetime | None:

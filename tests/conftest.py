@@ -83,11 +83,18 @@ class Stack(NamedTuple):
     client: SyncPrefectClient
 
 
+def switch_triggers(client: SyncPrefectClient, *, on: bool, of: str = "") -> None:
+    """Let the triggers of prefect.yaml start runs, or not: those whose name begins so."""
+    for each in client.read_automations(limit=200):
+        if each.actions[0].type == "run-deployment" and each.name.startswith(of):
+            (client.resume_automation if on else client.pause_automation)(each.id)
+
+
 @pytest.fixture(scope="session")
 def prefect_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """What `make demo` starts, on simulated data in a home of its own: about 15 s, once.
 
-    Its schedules start nothing. Use it as:
+    Its schedules and triggers start nothing, unless a test switches a trigger on. Use it as:
 
         run = Run("fraud-features")
         run_deployment(prefect_stack.client, run, parameters={...})
@@ -102,6 +109,7 @@ def prefect_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("triptych")
     settings = Settings(home=home, source="simulated", data=None, mlflow_uri=None)
     with signals_as_exceptions(), Processes(home, command="make test") as processes:
-        prefect = start_prefect(processes, settings, scheduling=False)
+        prefect = start_prefect(processes, settings, scheduling=False, triggers=True)
         with SyncPrefectClient(prefect.api) as client:
+            switch_triggers(client, on=False)
             yield Stack(home, processes, prefect, client)

@@ -15,17 +15,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from deployments import automations
-from deployments.processes import Processes, signals_as_exceptions
 from deployments.runs import Run, deployment_id, run_deployment
-from deployments.stack import deploy, start_prefect
+from deployments.stack import prefect_environment
 from flows import events
 from flows.settings import Settings
-from tests.conftest import Stack
+from tests.conftest import Stack, switch_triggers
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
-    from prefect.events.schemas.automations import Automation
 
 pytestmark = pytest.mark.e2e
 
@@ -53,18 +51,16 @@ def posted() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 @pytest.fixture(scope="module")
-def coupled(posted: tuple[str, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """What `make up` starts, without schedules: events start runs, and notifications are posted."""
-    from prefect.client.orchestration import SyncPrefectClient
-
-    home = tmp_path_factory.mktemp("coupled")
-    settings = Settings(home=home, source="simulated", data=None, mlflow_uri=None)
-    with pytest.MonkeyPatch.context() as patch, signals_as_exceptions():
+def coupled(prefect_stack: Stack, posted: tuple[str, list[dict[str, Any]]]) -> Iterator[Stack]:
+    """Stock's triggers start runs, and notifications are posted."""
+    client = prefect_stack.client
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv(automations.WEBHOOK, posted[0])
-        with Processes(home, command="make test") as processes:
-            prefect = start_prefect(processes, settings, scheduling=False, triggers=True)
-            with SyncPrefectClient(prefect.api) as client:
-                yield Stack(home, processes, prefect, client)
+        automations.apply(client)
+        switch_triggers(client, on=True, of="stock-")
+        yield prefect_stack
+        switch_triggers(client, on=False)
+    automations.apply(client)
 
 
 def runs_of(client: SyncPrefectClient, deployment: str) -> list[FlowRun]:
@@ -95,13 +91,6 @@ def ended(client: SyncPrefectClient, deployment: str, number: int) -> bool:
     return len(done) >= number
 
 
-def all_automations(client: SyncPrefectClient) -> list[dict[str, Any]]:
-    """Each automation as it is, but for the ids: deploying makes those of the triggers anew."""
-    left_out = {"id": True, "created": True, "updated": True, "trigger": {"id"}}
-    found = [each.model_dump(exclude=left_out) for each in client.read_automations(limit=200)]
-    return sorted(found, key=lambda each: str(each["name"]))
-
-
 def test_new_rows_start_training_and_inference_and_so_does_a_new_champion(coupled: Stack) -> None:
     client = coupled.client
     features = Run("stock-features")
@@ -122,37 +111,6 @@ def test_new_rows_start_training_and_inference_and_so_does_a_new_champion(couple
     assert Counter(run.name for run in runs_of(client, "stock-training"))["stock-training not due"] == 1
     assert len(runs_of(client, "stock-training")) == 2
     assert {run.name for run in runs_of(client, "stock-inference")} == {inference.name, "stock-inference nothing new"}
-
-
-def test_deploying_and_applying_again_changes_no_automation_and_a_users_own_is_left_alone(coupled: Stack) -> None:
-    from prefect.events.actions import DoNothing
-    from prefect.events.schemas.automations import AutomationCore, EventTrigger
-
-    client = coupled.client
-    client.create_automation(
-        AutomationCore(name="Triptych: mine", trigger=EventTrigger(expect={"mine"}), actions=[DoNothing()])
-    )
-    before, ids = all_automations(client), {each.id for each in automations.ours(client).values()}
-    assert len(ids) == len(automations.declared(uuid.uuid4()))
-    deploy(coupled.processes, coupled.prefect)
-    automations.apply(client)
-    assert all_automations(client) == before
-    assert {each.id for each in automations.ours(client).values()} == ids
-
-    # What the code no longer says, goes; what it says otherwise, changes; and stays off if somebody switched it off.
-    gone, changed = sorted(automations.ours(client).values(), key=lambda each: each.name)[:2]
-
-    def change(of: Automation, **to: object) -> None:
-        said = AutomationCore(**{name: getattr(of, name) for name in ("name", "description", "trigger", "actions")})
-        client.update_automation(of.id, said.model_copy(update=to))
-
-    change(gone, name="Triptych: of an older version")
-    change(changed, description="otherwise", enabled=False)
-    automations.apply(client)
-    assert {each["name"] for each in all_automations(client)} == {each["name"] for each in before}
-    now = automations.ours(client)[changed.name]
-    assert (now.id, now.description, now.enabled) == (changed.id, changed.description, False)
-    change(changed, enabled=True)
 
 
 def test_after_an_outage_one_run_does_the_work_of_all(coupled: Stack) -> None:
@@ -194,7 +152,8 @@ def test_alerts_and_failed_runs_are_posted_once_and_the_address_stays_secret(
     assert SECRET not in logs
     everything = client._client.post("/block_documents/filter", json={"include_secrets": False}).text
     assert SECRET not in everything
-    assert automations.WEBHOOK not in coupled.prefect.environment
+    environment = prefect_environment(Settings(home=coupled.home), 4200, scheduling=True)
+    assert SECRET not in str(environment)
 
 
 def test_run_that_is_silent_is_marked_as_crashed(coupled: Stack) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import uuid
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from deployments import stack
+from deployments import automations, stack
 from deployments.processes import ProcessError
 from deployments.runs import close_interrupted_runs, deployment_id
 from flows.settings import Settings
+from tests.conftest import Stack, switch_triggers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Stack
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.events.schemas.automations import Automation
 
 NAMES = {"fraud-features", "fraud-training", "fraud-inference"}
 
@@ -61,17 +64,69 @@ def test_every_deployment_is_there_with_its_schedule(prefect_stack: Stack) -> No
         assert deployed[name].work_pool_name == stack.POOL
 
 
+def all_automations(client: SyncPrefectClient) -> list[dict[str, Any]]:
+    """Each automation as it is, but for the ids: deploying makes those of the triggers anew."""
+    left_out = {"id": True, "created": True, "updated": True, "trigger": {"id"}}
+    found = [each.model_dump(exclude=left_out) for each in client.read_automations(limit=200)]
+    return sorted(found, key=lambda each: str(each["name"]))
+
+
 @pytest.mark.e2e
 def test_deploying_again_changes_nothing(prefect_stack: Stack) -> None:
+    """No schedule and no trigger twice."""
+
     def schedules() -> dict[str, list[tuple[object, ...]]]:
         return {
             deployment.name: [(schedule.id, schedule.slug, str(schedule.schedule)) for schedule in deployment.schedules]
             for deployment in prefect_stack.client.read_deployments()
         }
 
-    before = schedules()
+    switch_triggers(prefect_stack.client, on=True)
+    before = schedules(), all_automations(prefect_stack.client)
     stack.deploy(prefect_stack.processes, prefect_stack.prefect)
-    assert schedules() == before
+    now = schedules(), all_automations(prefect_stack.client)
+    switch_triggers(prefect_stack.client, on=False)
+    assert now == before
+
+
+@pytest.mark.e2e
+def test_automations_are_what_the_code_says_and_a_users_own_are_left_alone(
+    prefect_stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.events.actions import DoNothing
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger
+
+    client = prefect_stack.client
+    monkeypatch.setenv(automations.WEBHOOK, "http://127.0.0.1:1/nobody-listens")
+    automations.apply(client)
+    own = client.create_automation(
+        AutomationCore(name="Triptych: mine", trigger=EventTrigger(expect={"mine"}), actions=[DoNothing()])
+    )
+    before, ids = all_automations(client), {each.id for each in automations.ours(client).values()}
+    assert len(ids) == len(automations.declared(uuid.uuid4()))
+    automations.apply(client)
+    assert all_automations(client) == before
+    assert {each.id for each in automations.ours(client).values()} == ids
+
+    # What the code no longer says, goes; what it says otherwise, changes; and stays off if somebody switched it off.
+    gone, changed = sorted(automations.ours(client).values(), key=lambda each: each.name)[:2]
+
+    def change(of: Automation, **to: object) -> None:
+        said = AutomationCore(**{name: getattr(of, name) for name in ("name", "description", "trigger", "actions")})
+        client.update_automation(of.id, said.model_copy(update=to))
+
+    change(gone, name="Triptych: of an older version")
+    change(changed, description="otherwise", enabled=False)
+    automations.apply(client)
+    assert {each["name"] for each in all_automations(client)} == {each["name"] for each in before}
+    now = automations.ours(client)[changed.name]
+    assert (now.id, now.description, now.enabled) == (changed.id, changed.description, False)
+    monkeypatch.delenv(automations.WEBHOOK)
+    automations.apply(client)
+    assert set(automations.ours(client)) == {each.name for each in automations.declared(None)}
+    assert client.read_block_documents() == []
+    assert client.read_automation(own) is not None
+    client.delete_automation(own)
 
 
 @pytest.mark.e2e

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from featurestore.times import Window
-from flows import events
+from flows import events, facts
 from flows.registry import ModelVersion
 
 JANUARY = Window(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
@@ -264,4 +264,4 @@ def test_without_prefect_it_is_not_even_imported():
 
 @pytest.mark.parametrize("key", ["Fraud_Features Summary", "fraud--features__summary-"])
 def test_keys_become_what_prefect_accepts(key):
-    assert events.slug(key) == "fraud-features-summary"
+    assert facts.slug(key) == "fraud-features-summary"
