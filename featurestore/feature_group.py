@@ -40,6 +40,7 @@ from featurestore.times import TimeLike, Window, gaps_between
 
 if TYPE_CHECKING:
     from featurestore.feature_view import FeatureView
+    from featurestore.online_reader import Reader
     from featurestore.store import FeatureStore
 
 
@@ -54,6 +55,7 @@ class FeatureGroup:
         self._store = store
         self.id = identifier
         self.definition = definition
+        self._readers: dict[tuple[str, ...], Reader] = {}
 
     # What it is
 
@@ -583,14 +585,21 @@ class FeatureGroup:
         definition = self._declared()
         if set(keys) != set(definition.primary_key):
             raise SchemaMismatch(f"{self.ref} is looked up by {list(definition.primary_key)}, got {sorted(keys)}.")
-        self.point_in_time_definition().check(columns)
-        key, table = tuple(keys[k] for k in definition.primary_key), self.online_table()
-        if self._store.online.version(table) is None:  # whoever made the group online has not filled it yet, or died
-            self.sync_online()
-        row = self._store.online.reader([(table, list(columns))]).one([key])[0]
+        key = tuple(keys[k] for k in definition.primary_key)
+        row = self._reader(tuple(columns)).one([key])[0]
         if row is None or not self.counts(row[0]):
             return None
         return dict(zip(columns, row[1:], strict=True))
+
+    def _reader(self, columns: tuple[str, ...]) -> Reader:
+        """A lookup of these columns, made once: writing its statement takes many times as long as running it."""
+        if (reader := self._readers.get(columns)) is None:
+            self.point_in_time_definition().check(columns)
+            table = self.online_table()
+            if self._store.online.version(table) is None:  # who made the group online has not filled it yet, or died
+                self.sync_online()
+            reader = self._readers[columns] = self._store.online.reader([(table, columns)])
+        return reader
 
     def counts(self, event_time_micros: int | None) -> bool:
         """Whether a row of that event time is still within the group's ttl."""
