@@ -11,7 +11,11 @@ from datetime import datetime
 from typing import Any, get_args, get_type_hints
 
 from prefect import Flow
-from prefect.settings import PREFECT_SERVER_ANALYTICS_ENABLED, temporary_settings
+from prefect.settings import (
+    PREFECT_SERVER_ANALYTICS_ENABLED,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
 
 from featurestore.errors import FeatureStoreError, InvalidTime
 from featurestore.times import parse_time
@@ -49,8 +53,10 @@ def run(flow: Flow[Any, Any]) -> None:
     """Run the flow with what the command line says; end with exit code 1 and the message when the store refuses."""
     parameters = parse(flow)
     try:
-        # Without a server Prefect starts one for this run; it shall not call home.
-        with temporary_settings({PREFECT_SERVER_ANALYTICS_ENABLED: False}):
+        # Without a server Prefect starts one for this run; it shall not call home, and on a busy machine it may take
+        # longer than the 20 s that Prefect would wait.
+        alone = {PREFECT_SERVER_ANALYTICS_ENABLED: False, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}
+        with temporary_settings(alone):
             print(flow(**parameters))
     except FeatureStoreError as error:
         print(error, file=sys.stderr)
