@@ -32,7 +32,7 @@ install: $(INSTALLED)  ## Put the locked packages into .venv (once; again when t
 demo: $(INSTALLED)  ## Run the three pipelines on a real Prefect server and worker, print what came out, stop (SYSTEM=fraud, or all)
 	@$(BIN)/python -m deployments.demo --system $(SYSTEM)
 
-up: $(INSTALLED)  ## Keep Prefect server, worker and MLflow pages running until Ctrl-C
+up: $(INSTALLED)  ## Keep Prefect server, worker, MLflow pages and inference server running until Ctrl-C
 	@$(BIN)/python -m deployments.up
 
 # SYSTEM stands for the demo's one system unless it was told here: then a simulation is of it alone.

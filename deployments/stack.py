@@ -24,6 +24,7 @@ POOL = "triptych-process"
 BACKFILL_QUEUE = "backfill"
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
+SERVER_PORT = 8000
 
 Say = Callable[[str], None]
 
@@ -262,4 +263,16 @@ def start_mlflow_pages(
     arguments += ["--default-artifact-root", settings.mlflow_artifacts.as_uri()]
     quiet = {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     processes.start("mlflow", arguments, environment=quiet, folder=root)
+    return f"http://127.0.0.1:{port}"
+
+
+def start_inference_server(
+    processes: Processes, *, environment: Mapping[str, str], say: Say = print, root: Path = ROOT
+) -> str:
+    """Start the inference server and return its address; do not wait for it. It answers once there is a champion."""
+    wanted = int(os.environ.get("TRIPTYCH_SERVER_PORT") or SERVER_PORT)
+    port = processes.reserve_port(wanted)
+    if port != wanted:
+        say(f"Port {wanted} is taken, so the inference server is on port {port} this time.")
+    processes.start("answers", ["deployments.server", "--port", str(port)], environment=environment, folder=root)
     return f"http://127.0.0.1:{port}"

@@ -1,4 +1,4 @@
-"""`make up`: Prefect server, worker, MLflow pages and notifications on one screen, until Ctrl-C."""
+"""`make up`: Prefect server, worker, MLflow pages, inference server and notifications on one screen, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from deployments.stack import (
     become_client,
     settings_here,
     source_name,
+    start_inference_server,
     start_mlflow_pages,
     start_prefect,
 )
@@ -43,11 +44,12 @@ class Part:
     health: str
 
 
-def parts(prefect: Prefect, mlflow: str) -> list[Part]:
+def parts(prefect: Prefect, mlflow: str, answers: str) -> list[Part]:
     """What `make up` shows."""
     return [
         Part("Prefect", prefect.pages, f"{prefect.api}/health"),
         Part("MLflow", f"{mlflow}/#/models?workflowType=machine_learning", f"{mlflow}/health"),
+        Part("Inference", f"{answers}/docs", f"{answers}/healthz"),
     ]
 
 
@@ -84,7 +86,7 @@ def screen(home: Path, health: Mapping[Part, bool], workers: int) -> RenderableT
 
 
 def up() -> None:
-    """Keep Prefect server, worker and MLflow pages running until Ctrl-C."""
+    """Keep Prefect server, worker, MLflow pages and inference server running until Ctrl-C."""
     console = Console(highlight=False, soft_wrap=True)
     try:
         settings = settings_here()
@@ -98,12 +100,13 @@ def up() -> None:
         with signals_as_exceptions(), Processes(home, command="make up") as processes:
             if processes.leftovers:
                 console.print(f"Stopped {processes.leftovers} process(es) that an earlier, killed run had left behind.")
-            with console.status("Starting Prefect server, process pool, worker and MLflow pages ..."):
+            with console.status("Starting Prefect server, process pool, worker, MLflow pages and inference server ..."):
                 prefect = start_prefect(processes, settings, scheduling=True, say=console.print)
                 environment = prefect.environment
                 processes.start("notifier", ["deployments.notifier"], environment=environment, folder=ROOT)
                 mlflow = start_mlflow_pages(processes, settings, environment=environment, say=console.print)
-                shown = parts(prefect, mlflow)
+                answers = start_inference_server(processes, environment=environment, say=console.print)
+                shown = parts(prefect, mlflow, answers)
                 processes.wait_until_healthy("mlflow", shown[1].health, timeout_seconds=120)
             console.print(f"For another terminal: export PREFECT_API_URL={prefect.api} TRIPTYCH_HOME={home}")
             watch(console, processes, prefect, shown)

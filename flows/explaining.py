@@ -56,6 +56,17 @@ def reasons(model: LoadedModel, values: Mapping[str, Any]) -> tuple[Reason, ...]
     return tuple(sorted(found, key=lambda reason: -abs(reason.contribution)))
 
 
+def plain(values: Mapping[str, Any]) -> dict[str, float | None]:
+    """The values of a vector as JSON has them: a missing one is null.
+
+    >>> plain({"amount": 12, "risk": float("nan"), "age_days": None})
+    {'amount': 12.0, 'risk': None, 'age_days': None}
+    """
+    return {
+        name: None if value is None or value != value else float(value) for name, value in values.items()
+    }  # fmt: skip
+
+
 def reasons_of(model: LoadedModel, features: pd.DataFrame, *, top: int = TOP) -> pd.Series:
     """The reasons of each row as JSON text, as predictions keep them: a list, largest in size first.
 

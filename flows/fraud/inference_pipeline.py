@@ -209,7 +209,10 @@ def threshold_of(model: registry.ModelVersion) -> float:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer to one request; `degraded` says that something was not known, and `why` what."""
+    """The answer to one request; `degraded` says that something was not known, and `why` what.
+
+    `features` is what the model was given, as it was given; a category is a number there.
+    """
 
     is_fraud: bool
     score: float
@@ -218,6 +221,7 @@ class Prediction:
     reasons: tuple[explaining.Reason, ...]
     degraded: bool
     why: tuple[str, ...]
+    features: Mapping[str, float | None]
 
 
 class Predictor:
@@ -287,7 +291,13 @@ class Predictor:
             reasons=explaining.reasons(self._loaded, values)[: self._reasons],
             degraded=bool(why),
             why=why,
+            features=explaining.plain(used),
         )
+
+    @property
+    def models(self) -> tuple[registry.ModelVersion, ...]:
+        """The versions that answer."""
+        return (self.model,)
 
 
 def unknowns(inputs: Mapping[str, Any], *, known_card: bool, values: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from featurestore.schema import Feature
+from flows.requests import Request
 from flows.rules import Suite, between, columns, in_set, later, never_null
 
 LABEL_DELAY = timedelta(days=7)
@@ -151,6 +152,18 @@ MERCHANT_FEATURES = [name for name in columns(MERCHANT_RISK) if name not in NEVE
 
 REQUEST_FEATURES = ["category", "amount"]
 """What a request brings itself; the other spine features are computed from it."""
+
+ASKED = {"cc_num", "datetime", "amount", "merchant_id", "category", "latitude", "longitude"}
+REQUEST = Request(
+    models=[MODEL],
+    fields=[feature for feature in TRANSACTIONS if feature.name in ASKED],
+    required=["cc_num", "datetime", "amount"],
+    example={
+        "cc_num": "4000123400000501", "datetime": "2026-07-01T02:30:00Z", "amount": 940.0, "merchant_id": "m1",
+        "category": "travel", "latitude": 52.2, "longitude": 21.0,
+    },
+)  # fmt: skip
+"""What a bank asks before it books."""
 
 CARD_HELPERS = ["last_datetime", "last_latitude", "last_longitude", "amount_mean_7d", "amount_mean_30d"]
 """What a request looks up of its card's newest booking, to compute the on-demand features."""

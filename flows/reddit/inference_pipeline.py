@@ -268,7 +268,7 @@ class Advice:
 class Prediction:
     """The answer to one draft; an estimate is None where no model of that target has passed the gate yet.
 
-    `degraded` says that something was not known, and `why` what.
+    `degraded` says that something was not known, and `why` what. `features` is what the models were given.
     """
 
     likes: Estimate | None
@@ -276,6 +276,7 @@ class Prediction:
     advice: tuple[Advice, ...]
     degraded: bool
     why: tuple[str, ...]
+    features: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -363,7 +364,13 @@ class Predictor:
             advice=() if likes is None else self._advice(inputs, values["likes"], likes.value),
             degraded=bool(why),
             why=why,
+            features=explaining.plain({name: each for some in values.values() for name, each in some.items()}),
         )
+
+    @property
+    def models(self) -> tuple[registry.ModelVersion, ...]:
+        """The versions that answer, one for each target that has a champion."""
+        return tuple(served.model for served in self._served.values())
 
     def _estimate(self, target: Target, values: Mapping[str, Any]) -> Estimate:
         import numpy as np

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Literal
 
 from featurestore.schema import Feature
+from flows.requests import Request
 from flows.rules import Suite, between, columns, in_set, later, never_null
 
 LABEL_DELAY = timedelta(hours=48)
@@ -130,6 +131,23 @@ PREDICTIONS = (
     Feature("backfilled", "boolean", "Made when the truth could already be known: never counted as a prediction."),
 )
 """One row per post, target and model version."""
+
+REQUEST = Request(
+    models=list(MODELS.values()),
+    fields=[
+        Feature("title", "string", "Title of the post, 1 to 300 characters."),
+        Feature("subreddit", "string", "Where it is to be posted, without r/."),
+        Feature("time", "timestamp", "When it is to be posted."),
+        Feature("body", "string", "Text of the post, up to 40,000 characters; none for a link or a picture."),
+        Feature("author", "string", "Name of the author: hashed at once and kept nowhere."),
+    ],
+    required=["title", "subreddit", "time"],
+    example={
+        "title": "What I learned from my first year of beekeeping", "subreddit": "AskReddit",
+        "time": "2026-07-01T18:00:00Z", "body": "I started with two hives in April. What would you do differently?",
+    },
+)  # fmt: skip
+"""A draft that somebody wants to know the worth of."""
 
 NEVER_FEATURES = {"post_id", "created", "known_at", "subreddit", "author"}
 """Keys and times would be learned by heart; the subreddit is learned from as `community`."""
