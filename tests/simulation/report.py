@@ -46,6 +46,10 @@ EVERY_DAYS = 10
 """In a log file, a line for each system after so many simulated days."""
 
 
+STARTING = ("Waiting", "Scheduled", "Pending", "Submitting", "Late")
+"""States that pass by themselves, and are not worth a line."""
+
+
 class Progress:
     """The simulated date of each system: redrawn in a terminal, a line now and then elsewhere."""
 
@@ -67,7 +71,7 @@ class Progress:
         """Show the systems as they are now."""
         for each in self._shown if self._live is None else ():
             said = each.state, each.day // EVERY_DAYS
-            if each.at is not None and said != self._said.get(each.system):
+            if each.at is not None and each.state not in STARTING and said != self._said.get(each.system):
                 self._said[each.system] = said
                 self._console.print(f"  {each.system:<12} {each.state:<10} {each.at:%Y-%m-%d} (day {each.day})")
 
