@@ -39,7 +39,7 @@ class Notifications:
     >>> import tempfile
     >>> told = Notifications(Path(tempfile.mkdtemp()))
     >>> event = {"id": "1", "occurred": "2026-01-01T00:00:00Z", "event": events.STALE, "payload": {"age_hours": 5},
-    ...          "resource": {"prefect.resource.id": "triptych.feature-group.fraud_cards.1"}}
+    ...          "related": [], "resource": {"prefect.resource.id": "triptych.feature-group.fraud_cards.1"}}
     >>> told.tell(event), told.tell(event)
     ('2026-01-01 00:00:00 freshness violated: feature-group fraud_cards.1 (age_hours 5)', None)
     """
@@ -96,6 +96,9 @@ def line_of(event: Mapping[str, Any]) -> str:
     if message := resource.get("prefect.state-message"):
         facts = {"message": message}
     about = resource.get("prefect.resource.name") or f"{kind} {name}"
+    if kind == "flow-run":  # a run that failed before it knew its window has a name that says nothing
+        flows = [each["prefect.resource.name"] for each in event["related"] if each["prefect.resource.role"] == "flow"]
+        about = " ".join([*(flow for flow in flows if flow not in about), about])
     said = ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
     return " ".join(f"{when:%Y-%m-%d %H:%M:%S} {what}: {about}{f' ({said})' if said else ''}".split())
 

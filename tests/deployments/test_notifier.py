@@ -30,7 +30,7 @@ NOW = datetime.now(UTC)
 def event(number: int, name: str = events.STALE, *, age: timedelta = timedelta(0), **labels: str) -> dict[str, Any]:
     return {
         "id": f"id-{number}", "occurred": (NOW - age).isoformat(), "event": name, "payload": {"age_hours": number},
-        "resource": {"prefect.resource.id": "triptych.feature-group.fraud_cards.1", **labels},
+        "related": [], "resource": {"prefect.resource.id": "triptych.feature-group.fraud_cards.1", **labels},
     }  # fmt: skip
 
 
@@ -150,6 +150,14 @@ def test_a_line_says_when_what_about_what_and_why() -> None:
         "2026-01-02 02:04:05 flow-run Failed: fraud-features [2026-01-01, 2026-01-02) "
         "(message Flow run encountered an exception: DataError)"
     )
+
+
+def test_a_run_that_failed_before_it_had_a_name_is_told_with_its_flow() -> None:
+    failed = event(1, "prefect.flow-run.Failed", **{
+        "prefect.resource.id": "prefect.flow-run.7", "prefect.resource.name": "zealous-crane",
+    })  # fmt: skip
+    flow = {"prefect.resource.role": "flow", "prefect.resource.name": "fraud-features"}
+    assert notifier.line_of(failed | {"related": [flow]}).endswith("flow-run Failed: fraud-features zealous-crane")
 
 
 @pytest.mark.parametrize(
