@@ -19,14 +19,14 @@ class Lineage:
 
     Args:
         kind: "feature group", "feature view" or "training dataset".
-        name, version: of the thing; a training dataset has its view's name.
+        name, version: of the thing; a training dataset has its view's name. Some things have no version, such as a run.
         relation: to the thing above: "read by", "made of" or "gives"; empty at the top.
         facts: what else there is to say, such as the pinned Delta versions. JSON-ready.
     """
 
     kind: str
     name: str
-    version: int
+    version: int | None
     relation: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     related: tuple[Lineage, ...] = ()
@@ -38,7 +38,8 @@ class Lineage:
         facts = ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in self.facts.items())
         relation = f"{self.relation} " if self.relation else ""
         what = f"{self.kind} {self.version}" if self.kind == "training dataset" else f"{self.kind} {self.name}"
-        version = "" if self.kind == "training dataset" else f" version {self.version}"
+        has_version = self.version is not None and self.kind != "training dataset"
+        version = f" version {self.version}" if has_version else ""
         yield f"{relation}{what}{version}{f' ({facts})' if facts else ''}"
         for place, below in enumerate(self.related):
             first, rest = ("└── ", "    ") if place == len(self.related) - 1 else ("├── ", "│   ")
@@ -51,6 +52,16 @@ class Lineage:
             "kind": self.kind, "name": self.name, "version": self.version, "relation": self.relation,
             "facts": dict(self.facts), "related": [below.to_json() for below in self.related],
         }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Lineage:
+        """The tree that `to_json` gave.
+
+        >>> tree = Lineage("feature group", "sales", 1, related=(Lineage("source", "tills", None, "from"),))
+        >>> Lineage.from_json(tree.to_json()) == tree
+        True
+        """
+        return cls(**{**data, "related": tuple(cls.from_json(below) for below in data["related"])})
 
 
 def _shown(value: Any) -> str:

@@ -176,11 +176,14 @@ def facts(pairs: Mapping[str, Any]) -> None:
             line(f"{_GAP}{label.ljust(width)}{_GAP}{part}")
 
 
-def table(records: Sequence[Record], columns: Sequence[str], *, flexible: str = "") -> None:
+def table(
+    records: Sequence[Record], columns: Sequence[str], *, flexible: str = "", styles: Mapping[str, str] = _STYLES
+) -> None:
     """Print records as a table of these columns, the most telling first.
 
     Args:
         flexible: the last column, which wraps when the terminal is narrow.
+        styles: how cells that hold just this text are shown.
     """
     wanted = [*columns, flexible] if flexible else list(columns)
     cells = [[short(record.get(name)) for name in wanted] for record in records]
@@ -188,7 +191,7 @@ def table(records: Sequence[Record], columns: Sequence[str], *, flexible: str = 
         _title(name) for name in columns
         if all(isinstance(r.get(name), int | float) and not isinstance(r.get(name), bool) for r in records)
     }  # fmt: skip
-    hidden = _print(_Cells([_title(n) for n in wanted], cells, numeric), flexible=bool(flexible), styles=_STYLES)
+    hidden = _print(_Cells([_title(n) for n in wanted], cells, numeric), flexible=bool(flexible), styles=styles)
     if hidden:
         line(f"Too narrow for: {_listed(hidden)}.")
 

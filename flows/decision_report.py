@@ -26,6 +26,11 @@ def decisions(versions: Sequence[ModelVersion]) -> list[Decided]:
     return [each for _, each in sorted(found, key=lambda pair: (pair[1].when, pair[1].version, pair[0]), reverse=True)]
 
 
+def newest(model: ModelVersion) -> Decided:
+    """What was decided last about a version."""
+    return _decided(model.version, model.history[-1])
+
+
 def report(
     model: ModelVersion,
     other: ModelVersion | None,
@@ -41,16 +46,16 @@ def report(
         versions: all versions of the model, for the history.
         differences: what the gate measured against each other on the same rows; empty where a person decided.
     """
-    newest = decisions([model])[0]
+    last = newest(model)
     served = "none" if other is None else f"version {other.version}"
     lines = [
-        f"# {model}: {newest.decision}",
+        f"# {model}: {last.decision}",
         "",
-        f"- **when**: {newest.when}",
-        f"- **by**: {newest.who}",
+        f"- **when**: {last.when}",
+        f"- **by**: {last.who}",
         f"- **serving until then**: {served}",
         "- **why**:",
-        *(f"    - {_cell(reason)}" for reason in newest.why.split("; ")),
+        *(f"    - {_cell(reason)}" for reason in last.why.split("; ")),
         "",
         *_measured(differences),
         *_metrics(model, other),
