@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect import flow, get_run_logger, task
 
-import featurestore
 from featurestore.errors import FeatureStoreError
 from featurestore.times import Window
 from flows import (
@@ -29,7 +28,7 @@ from flows import (
     windows,
 )
 from flows.monitored import Monitored
-from flows.settings import Settings
+from flows.settings import connect
 from flows.writing import write
 
 if TYPE_CHECKING:
@@ -49,9 +48,7 @@ def monitor(system: str) -> int:
 
     Without a champion, or without predictions, it says so and ends. A rerun on the same day replaces what it measured.
     """
-    settings = Settings()
-    fs = featurestore.connect(home=settings.store_home)
-    registry.bootstrap(settings)
+    fs = connect()
     now = windows.scheduled_time()
     found = [look_at(fs, system, watched, now) for watched in monitored.of(system)]
     events.summary_artifact(f"{system}-monitor-summary", found)

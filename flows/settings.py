@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from featurestore import FeatureStore
 
 
 class Settings(BaseSettings):
@@ -64,3 +67,18 @@ class Settings(BaseSettings):
     def mlflow_artifacts(self) -> Path:
         """The folder of models, plots and reports."""
         return self.home / "mlflow" / "artifacts"
+
+
+def connect() -> FeatureStore:
+    """The feature store of this environment, with its model registry connected: how a flow that needs both begins.
+
+    Raises:
+        RegistryUnavailable: as `registry.bootstrap`.
+    """
+    import featurestore
+    from flows import registry
+
+    settings = Settings()
+    fs = featurestore.connect(home=settings.store_home)
+    registry.bootstrap(settings)
+    return fs

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect import flow, get_run_logger, task
 
-import featurestore
 from featurestore.errors import FeatureStoreError
 from featurestore.times import Window
 from flows import command_line, events, live_metrics, monitored, registry, retries, serving, windows
 from flows.monitored import Monitored
-from flows.settings import Settings
+from flows.settings import connect
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,9 +34,7 @@ def staleness(system: str, versions: int = 12) -> int:
 
     With more versions than that, some are left out, evenly over their ages.
     """
-    settings = Settings()
-    fs = featurestore.connect(home=settings.store_home)
-    registry.bootstrap(settings)
+    fs = connect()
     now = windows.scheduled_time()
     predictors: Mapping[str, serving.PredictedBy] = import_module(f"flows.{system}.inference_pipeline").PREDICTED_BY
     studies = [

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect import flow, task
 
-import featurestore
 from flows import boosting, command_line, evaluation, events, late, registry, regression, retries, training
 from flows.air_quality import modelling, schema
 from flows.deciding import conclude
-from flows.settings import Settings
+from flows.settings import connect
 from flows.splitting import Splits
 from flows.training import Labelled
 
@@ -40,9 +39,7 @@ def air_quality_training(end: datetime | None = None, force: bool = False, only_
     With only_if_due it returns 0 at once unless there is no version yet, or enough labels have matured since the
     window of the newest one.
     """
-    settings = Settings()
-    fs = featurestore.connect(home=settings.store_home)
-    registry.bootstrap(settings)
+    fs = connect()
     if only_if_due and not training.is_due(schema.MODEL, group_of(fs, schema.PM25_GROUP), modelling.SPLITS):
         return 0
     splits = splits_for(fs, end)

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 
-import featurestore
 from featurestore.errors import InvalidData
 from featurestore.times import Window
 from flows import boosting, command_line, events, explaining, late, registry, retries, rules, serving, shadow, windows
 from flows.electricity import price_inference, schema
-from flows.settings import Settings
+from flows.settings import connect
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,9 +45,7 @@ def electricity_inference(
 
     Without a champion it fails; with only_with_champion it returns 0 at once.
     """
-    settings = Settings()
-    fs = featurestore.connect(home=settings.store_home)
-    registry.bootstrap(settings)
+    fs = connect()
     if only_with_champion and not serving.has_champion(schema.MODEL):
         return 0
     champion = registry.require_champion(schema.MODEL, trained_by=serving.trained_by(SYSTEM))

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect import flow, task
 
-import featurestore
 from flows import boosting, command_line, evaluation, events, late, registry, retries, training
 from flows.deciding import conclude
 from flows.fraud import modelling, schema
-from flows.settings import Settings
+from flows.settings import connect
 from flows.splitting import Splits
 from flows.training import Labelled
 
@@ -37,9 +36,7 @@ def fraud_training(end: datetime | None = None, force: bool = False, only_if_due
     With only_if_due it returns 0 at once unless there is no version yet, or enough labels have matured since the
     window of the newest one.
     """
-    settings = Settings()
-    fs = featurestore.connect(home=settings.store_home)
-    registry.bootstrap(settings)
+    fs = connect()
     if only_if_due and not training.is_due(schema.MODEL, group_of(fs, schema.LABELS_GROUP), modelling.SPLITS):
         return 0
     splits = splits_for(fs, end)

@@ -20,7 +20,7 @@ from featurestore.times import Window
 from flows import command_line, events, explaining, late, registry, retries, rules, serving, shadow, windows
 from flows.reddit import modelling, schema
 from flows.reddit.schema import Target
-from flows.settings import Settings
+from flows.settings import Settings, connect
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,9 +46,7 @@ def reddit_inference(
 
     Without a champion it fails; with only_with_champion it returns 0 at once.
     """
-    settings = Settings()
-    fs = featurestore.connect(home=settings.store_home)
-    registry.bootstrap(settings)
+    fs = connect()
     if only_with_champion and not serving.has_champion(*schema.MODELS.values()):
         return 0
     models = champions()

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect import flow, get_run_logger, task
 
-import featurestore
 from flows import boosting, command_line, evaluation, events, late, registry, regression, retries, training
 from flows.deciding import conclude
 from flows.reddit import modelling, schema
 from flows.reddit.schema import Target
-from flows.settings import Settings
+from flows.settings import connect
 from flows.splitting import Splits
 
 if TYPE_CHECKING:
@@ -37,9 +36,7 @@ def reddit_training(end: datetime | None = None, force: bool = False, only_if_du
     With only_if_due it returns none at once unless there is no version yet, or enough labels have matured since the
     window of the newest one.
     """
-    settings = Settings()
-    fs = featurestore.connect(home=settings.store_home)
-    registry.bootstrap(settings)
+    fs = connect()
     if only_if_due and not training.is_due(
         schema.MODELS["likes"], group_of(fs, schema.OUTCOMES_GROUP), modelling.SPLITS
     ):

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect import flow, task
 
-import featurestore
 from featurestore.errors import InvalidData
 from featurestore.times import Window
 from flows import command_line, events, late, registry, retries, rules, serving, shadow, windows
-from flows.settings import Settings
+from flows.settings import connect
 from flows.stock import schema
 from flows.training import group_of
 
@@ -49,9 +48,7 @@ def stock_inference(start: datetime | None = None, end: datetime | None = None) 
     """
     from flows.stock import recent  # pandas is not needed to deploy this flow
 
-    settings = Settings()
-    fs = featurestore.connect(home=settings.store_home)
-    registry.bootstrap(settings)
+    fs = connect()
     champions = Champions.now()
     predictions_fg = predictions_group(fs)
     made_at = windows.scheduled_time()
