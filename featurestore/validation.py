@@ -1,6 +1,7 @@
 """Data rules before a write: a Great Expectations suite runs over a batch and says which rows break which rule.
 
-Great Expectations takes seconds to import, so that only `check` does it. A suite is plain JSON everywhere else:
+Great Expectations takes seconds to import, so that only `check` does it, and only for what a batch does not evidently
+keep. A suite is plain JSON everywhere else:
 `{"name": ..., "expectations": [{"type": ..., "kwargs": {...}, "severity": "critical"}]}`.
 """
 
@@ -27,6 +28,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore import evident
 from featurestore.errors import InvalidTime, SchemaMismatch
 from featurestore.times import parse_time
 
@@ -227,10 +229,13 @@ def check(rows: pa.Table, suite: Suite) -> Report:
     expectations = suite["expectations"]
     for expectation in expectations:
         _check_columns_exist(rows, expectation)
-    judged = [i for i, expectation in enumerate(expectations) if rows.num_rows or not _is_about_values(expectation)]
+    kept = {i for i, each in enumerate(expectations) if evident.is_kept(rows, each["type"], each["kwargs"])}
+    judged = [
+        i for i, each in enumerate(expectations) if i not in kept and (rows.num_rows or not _is_about_values(each))
+    ]
     results = _run(rows, suite["name"], {i: expectations[i] for i in judged}) if judged else {}
     outcomes = [
-        _outcome(rows, expectation, results[i] if i in judged else None) for i, expectation in enumerate(expectations)
+        _kept(each) if i in kept else _outcome(rows, each, results.get(i)) for i, each in enumerate(expectations)
     ]
     for outcome in outcomes:
         if outcome.exception is not None and outcome.severity in ("critical", "error"):
@@ -465,6 +470,14 @@ def _to_pandas(rows: pa.Table) -> pd.DataFrame:
                 continue
         arrays[name] = column.to_pandas()
     return pd.DataFrame(arrays, index=pd.RangeIndex(rows.num_rows), columns=rows.column_names)
+
+
+def _kept(expectation: dict[str, Any]) -> Outcome:
+    """What Great Expectations says of a rule for rows that every row keeps."""
+    nothing = np.array([], dtype=np.int64)
+    return Outcome(
+        **expectation, success=True, observed_value=None, unexpected_count=0, examples=[], exception=None, rows=nothing
+    )
 
 
 def _outcome(rows: pa.Table, expectation: dict[str, Any], result: Any) -> Outcome:
