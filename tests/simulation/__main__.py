@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from deployments import shown
 from deployments.processes import ProcessError, Processes, Terminated, signals_as_exceptions
 from deployments.runs import RunFailed
 from deployments.stack import ROOT, become_client, start_prefect
@@ -76,6 +77,7 @@ def main(
     else:
         console.print(report.what_happened(found))
         console.print(report.table(verdicts))
+        shown.status([each.status for each in found])
         console.print(report.figures(found, seconds=seconds, killed=runs.killed, days=days))
     if any(verdict.violations for verdict in verdicts):
         raise typer.Exit(1)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
     from featurestore import FeatureGroup, FeatureStore
+    from flows.settings import Settings
 
 
 EVER = datetime(2020, 1, 1, tzinfo=UTC)
@@ -69,6 +70,7 @@ class Evidence:
     groups: dict[str, Group]
     versions: tuple[Version, ...]
     told: tuple[Told, ...]
+    status: dict[str, Any] = field(default_factory=dict)
 
     def ended(self, step: str) -> list[dict[str, Any]]:
         """The calls of a step that have ended, oldest first."""
@@ -93,6 +95,7 @@ def gather(world: World, home: Path, ends: datetime, events: list[dict[str, Any]
         {group.name: _group(group) for group in groups_of(fs, world.system, shared=True)},
         tuple(_version(each) for name in world.models for each in registry.versions(name)),
         tuple(Told(e["event"], e["resource"]["prefect.resource.id"], e["payload"]) for e in events),
+        _status(settings, world.system, ends),
     )  # fmt: skip
 
 
@@ -133,6 +136,16 @@ def events_of(client: SyncPrefectClient, system: str, since: datetime = EVER) ->
         answer = client._client.get(following).json()
     about = [event for event in found if event["resource"]["prefect.resource.id"].split(".")[2].startswith(system)]
     return sorted(about, key=lambda event: event["occurred"])
+
+
+def _status(settings: Settings, system: str, ends: datetime) -> dict[str, Any]:
+    """What `triptych status` says at the end of the replay."""
+    from deployments.inventory import Home
+    from deployments.status import of_system
+    from flows import windows
+
+    with windows.frozen(ends):
+        return of_system(Home(settings), system)
 
 
 def _group(group: FeatureGroup) -> Group:

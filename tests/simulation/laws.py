@@ -262,6 +262,21 @@ def champions(versions: Sequence[Version], model: str) -> list[tuple[datetime, i
     return sorted((each.at, number) for each, number in decided)
 
 
+def status_says_what_is(evidence: Evidence) -> list[str]:
+    """`triptych status` is red exactly where a promise is broken: a group too old, a model regressed."""
+    changed = _freshness(evidence) + _monitored(evidence)
+    mended = {STALE: FRESH, WORSE: RECOVERED}
+    why = [
+        f"{name} of {resource}"
+        for (name, resource), number in changed.items()
+        if name in mended and number > changed[mended[name], resource]
+    ]
+    is_red = evidence.status.get("state") == "red"
+    if is_red != bool(why):
+        return [f"the status is {evidence.status.get('state')} ({evidence.status.get('why')}); broken are {why}"]
+    return []
+
+
 # --- alerts ------------------------------------------------------------------------------------------
 
 
@@ -402,5 +417,6 @@ LAWS: tuple[Law, ...] = (
     predictions_by_the_champion,
     promoted_models_serve,
     truth_arrives,
+    status_says_what_is,
     every_alert_once,
 )

@@ -158,6 +158,7 @@ def as_json(
     return {
         "seconds": round(seconds, 1),
         "killed": killed,
+        "status": {each.world.system: each.status.get("state") for each in found},
         "happened": disturbed(found),
         "laws": [verdict._asdict() for verdict in verdicts],
         "decisions": {

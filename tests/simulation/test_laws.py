@@ -99,6 +99,7 @@ SOUND = Evidence(
         Told(laws.REJECTED, "triptych.model.toy.3"), Told(laws.INVALID, "triptych.feature-group.toy_labels.1"),
         Told(laws.DRIFT, "triptych.model.toy"),
     ),
+    status={"state": "yellow", "why": ["toy: 1 of its features have drifted"]},
 )  # fmt: skip
 """Four days: an outage, a refused batch, a model put there by hand, a better and a worse one, stale rows, a drift."""
 
@@ -177,6 +178,10 @@ BROKEN: list[tuple[str, Law, Evidence]] = [
         FIRST, BETTER, replace(WORSE, decisions=(decided(3.1, "rejected", "better than champion (version 1)"),)))),
     ("no truth", laws.truth_arrives, with_group("live_metrics", matured=[0, 0, 0])),
     ("given up", laws.truth_arrives, with_group("live_metrics", expired=[0, 20, 0])),
+    ("red in peace", laws.status_says_what_is, replace(SOUND, status={"state": "red", "why": []})),
+    ("stale and not red", laws.status_says_what_is, with_group("freshness", state=["fresh"] * 3 + ["stale"])),
+    ("regressed and not red", laws.status_says_what_is, with_group(
+        "live_metrics", state=["too few", "regressed", "regressed"])),
     *((f"untold: {each.name}", laws.every_alert_once, replace(
         SOUND, told=tuple(other for other in SOUND.told if other is not each))) for each in SOUND.told),
     *((f"told twice: {each.name}", laws.every_alert_once, replace(SOUND, told=(*SOUND.told, each)))
