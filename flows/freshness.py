@@ -52,7 +52,7 @@ RULES: Suite = {
 }
 
 
-@flow(name="freshness")
+@flow(name="freshness", flow_run_name="freshness")
 @late.newest_only
 def freshness() -> int:
     """Look at the watermark of every group that promises to be fresh; return how many break their promise."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from featurestore import FeatureGroup
 
 
-@flow(name="maintenance")
+@flow(name="maintenance", flow_run_name="maintenance")
 @late.newest_only
 def maintenance(keep_days: int = 7) -> int:
     """Compact and vacuum every feature group; return the bytes that were freed.

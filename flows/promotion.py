@@ -11,7 +11,7 @@ from flows import deciding, registry
 from flows.settings import Settings
 
 
-@flow(name="promote")
+@flow(name="promote", flow_run_name="promote {model} version {version}")
 def promote(model: str, version: int, why: str) -> int:
     """Let a version of a model serve from now on, whatever the gate said; return the version.
 
@@ -23,7 +23,7 @@ def promote(model: str, version: int, why: str) -> int:
     return served.version
 
 
-@flow(name="rollback")
+@flow(name="rollback", flow_run_name="rollback {model}")
 def rollback(model: str, why: str) -> int:
     """Let the version serve again that the champion of a model replaced; return that version."""
     registry.bootstrap(Settings())

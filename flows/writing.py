@@ -79,7 +79,7 @@ def write(group: FeatureGroup, rows: pd.DataFrame, window: Window | None) -> Com
         return written.write(group, rows, window)
 
 
-@task(task_run_name="write {group.name}", **retries.WRITING)
+@task(name="write", task_run_name="write {group.name}", **retries.WRITING)
 def _insert(group: FeatureGroup, rows: pd.DataFrame, window: Window | None) -> Commit:
     system = group.tags.get("system")
     try:
