@@ -204,6 +204,24 @@ def _tree(tree: Any, *, json: bool) -> None:
         terminal.line(terminal.literal(line))
 
 
+@app.command(rich_help_panel="Look")
+def score(system: SystemOrAll = None, json: Json = False) -> None:
+    """Score each system by the ML Test Score (Breck et al., 2017).
+
+    Four sections of seven tests: 1 where a test runs by itself, 0.5 where a person does it, 0 where nothing was found.
+    The score is the lowest section.
+
+    Example: triptych score fraud
+    """
+    from deployments import shown
+    from deployments.rubric import scored
+    from flows import systems
+
+    home = home_here()
+    found = [scored(home, name) for name in (systems() if system is None else [check_system(system)])]
+    terminal.as_json(found) if json else shown.scores(found)
+
+
 @app.command(rich_help_panel="Decide")
 def promote(
     model: Model,

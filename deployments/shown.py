@@ -123,3 +123,12 @@ def _later(features: Sequence[Record]) -> str | None:
     """How many values were written after the prediction was made, if any: then it may have seen others."""
     count = sum(bool(feature["committed_later"]) for feature in features)
     return f"{count} of {len(features)} values, after the prediction was made" if count else None
+
+
+def scores(found: Sequence[Record]) -> None:
+    """The ML Test Score of each system: its sections; and every test of a system that is looked at alone."""
+    lines = [{"system": each["system"], "score": each["score"]} | each["sections"] for each in found]
+    terminal.table(lines, list(lines[0]))
+    if len(found) == 1:
+        terminal.line()
+        terminal.table(found[0]["tests"], ["section", "test", "points"], flexible="evidence")

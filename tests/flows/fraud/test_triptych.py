@@ -216,6 +216,38 @@ def test_partitions_are_done_where_windows_were_committed_and_missing_after(here
     assert said("partitions", "stock").strip() == "stock has written no window yet."
 
 
+# --- score -------------------------------------------------------------------------------------------
+
+
+def test_the_score_is_the_lowest_section_and_every_point_names_what_it_is_for(here: Path) -> None:
+    [fraud] = facts("score", "fraud")
+    tests = fraud["tests"]
+    assert len(tests) == 28
+    sums = {name: sum(each["points"] for each in tests if each["section"] == name) for name in fraud["sections"]}
+    assert fraud["sections"] == sums
+    assert fraud["score"] == min(sums.values())
+    assert all(each["points"] in (0, 0.5, 1) and each["evidence"] for each in tests)
+    table = said("score", "fraud")
+    assert all(each["test"] in table and each["evidence"] in table for each in tests)
+
+
+def test_a_system_that_never_ran_earns_nothing_for_what_only_a_run_can_show(here: Path) -> None:
+    points = {
+        system: {each["test"]: each["points"] for each in found["tests"]}
+        for found in facts("score")
+        if (system := found["system"]) in ("fraud", "stock")
+    }
+    shown_by_runs = [
+        "feature expectations are in a schema", "specifications are committed", "a simpler model is not better",
+        "quality is validated before serving", "a single example can be debugged", "data invariants hold for inputs",
+        "models are numerically stable", "prediction quality has not regressed",
+    ]  # fmt: skip
+    assert {name: points["stock"][name] for name in shown_by_runs} == dict.fromkeys(shown_by_runs, 0)
+    assert points["fraud"]["feature expectations are in a schema"] == 1
+    assert points["fraud"]["a single example can be debugged"] == 0.5
+    assert points["fraud"]["no feature costs too much"] == 0
+
+
 # --- promote and rollback ----------------------------------------------------------------------------
 
 
