@@ -31,6 +31,7 @@ from flows.fraud import schema
 from flows.fraud.inference_pipeline import Predictor
 from flows.requests import Request
 from flows.settings import Settings
+from tests.flows.fraud.conftest import copied
 
 ROOT = Path(__file__).parents[3]
 ASKED: dict[str, Any] = {
@@ -61,8 +62,10 @@ def serving(settings: Settings, **own: Any) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def client(trained_once: Path) -> Iterator[httpx.Client]:
-    with serving(Settings(home=trained_once, source="simulated", data=None, mlflow_uri=None)) as client:
+def client(trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    home = copied(trained_once, tmp_path_factory.mktemp("served"))
+    # It does not watch: there is one registry in a process, and other tests are about to use another one.
+    with serving(Settings(home=home, source="simulated", data=None, mlflow_uri=None), watch_seconds=3600) as client:
         yield client
 
 
@@ -294,11 +297,13 @@ def test_new_champion_answers_without_restart_and_without_a_failed_request(with_
         registry.rollback(schema.MODEL, why="as it was")
 
 
-def test_champion_that_cannot_be_loaded_leaves_the_old_one_answering(with_champion: Settings) -> None:
+def test_champion_that_cannot_be_loaded_leaves_the_old_one_answering(
+    with_champion: Settings, trained_once: Path
+) -> None:
     with serving(with_champion) as client:
         before = ask(client).json()["models"][0]["version"]
         broken = another_version(with_champion)
-        files = with_champion.mlflow_artifacts.rglob("model.ubj")
+        files = (trained_once / "mlflow" / "artifacts").rglob("model.ubj")  # the registry was copied, its folder not
         newest = max(files, key=lambda path: path.stat().st_mtime_ns)
         newest.write_bytes(b"no model")
         registry.promote(broken, why="a test promotes what cannot be loaded")
