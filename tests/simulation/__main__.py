@@ -45,6 +45,7 @@ def main(
     worlds = chosen(names)
     home = home.absolute()
     settings = Settings(home=home, source="simulated", data=None, mlflow_uri=None)
+    _empty(home)
     become_client(settings)
     from prefect.client.orchestration import SyncPrefectClient
 
@@ -52,7 +53,6 @@ def main(
     for each in worlds:
         console.print(report.cadence(each), style="dim")
     began = time.monotonic()
-    _empty(home)
     try:
         with signals_as_exceptions(), Processes(home, command="make simulate") as processes:
             prefect = start_prefect(processes, settings, scheduling=False, queue=QUEUE, say=console.print)
@@ -84,10 +84,11 @@ def main(
 
 
 def _empty(home: Path) -> None:
-    """Begin with nothing; only what an earlier simulation has left is taken away."""
+    """Begin with an empty folder; only what an earlier simulation has left is taken away."""
     if home.exists() and any(home.iterdir()) and not (home / "logs").is_dir():
         raise typer.BadParameter(f"{home} holds something else than a simulation. Name an empty folder by --home.")
     shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)  # Prefect makes its own folder below it, but not this one
 
 
 if __name__ == "__main__":
