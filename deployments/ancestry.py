@@ -203,7 +203,7 @@ def broken_by(home: Home, group: FeatureGroup, column: str, change: Change) -> l
 
 
 def _broken_of(home: Home, view: FeatureView, ref: GroupRef, column: str, change: Change) -> list[Broken]:
-    """A view that uses the column, and the models that learned from it there."""
+    """A view that uses the column, its training datasets, and the models that learned from it there."""
     uses, outputs = _uses(home, view, ref, column)
     if not uses:
         return []
@@ -217,7 +217,14 @@ def _broken_of(home: Home, view: FeatureView, ref: GroupRef, column: str, change
         change, column, f"feature view {view.name}@{view.version}", f"reads it as {' and '.join(uses)}",
         serves=any(each is not None and each.serves for each in below),
     )  # fmt: skip
-    return [by_view, *(each for each in below if each is not None)]
+    datasets = [
+        Broken(
+            change, column, f"training dataset {each.version} of {view.name}@{view.version}",
+            "was made with it", serves=False,
+        )
+        for each in view.training_datasets()
+    ]  # fmt: skip
+    return [by_view, *datasets, *(each for each in below if each is not None)]
 
 
 def _broken_model(

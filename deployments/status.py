@@ -174,11 +174,13 @@ def _of_model(home: Home, watched: Monitored, now: datetime) -> Record:
 def _of_version(model: ModelVersion, now: datetime) -> Record:
     from featurestore.times import parse_time
 
-    decided = model.tags.get("decision_at")
+    told = model.tags.get("decision_at")
+    decided = None if told is None else parse_time(told)
     return {
-        "version": model.version, "registered": model.created, "age_hours": _hours_between(model.created, now),
+        "version": model.version, "registered": model.created,
+        "age_hours": _hours_between(decided or model.created, now),  # a replay decides in a time of its own
         "trained_until": model.lineage.training_window.end, "decision": model.decision,
-        "decided": None if decided is None else parse_time(decided),
+        "decided": decided,
         "by": model.tags.get("decision_by"), "why": model.tags.get("decision_why"),
     }  # fmt: skip
 

@@ -853,7 +853,7 @@ def rollback(name: str, *, why: str) -> ModelVersion:
     if replaced == _NONE:
         raise NotFound(
             f"{current} is the first champion of {name!r}: there is none before it to return to. "
-            "Promote another version by registry.promote(...)."
+            "Promote another version: triptych promote, or registry.promote(...)."
         )
     target = version(name, int(replaced))
     before = target.tags.get("replaced_version", _NONE)

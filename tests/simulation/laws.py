@@ -194,6 +194,8 @@ def predictions_in_time(evidence: Evidence) -> list[str]:
         rows = _rows(evidence, each.group, each.only)
         if rows is None:
             continue
+        if rows.empty and not any(champions(evidence.versions, model) for _, model in each.versions):
+            continue  # the gate never let one serve
         target = rows[each.target] + each.after
         late = rows["made_at"] > target
         if unflagged := int((late & ~rows["backfilled"].astype("bool")).sum()):

@@ -95,11 +95,10 @@ class Replay:
         with windows.frozen(at):
             if self.world.models and not registry.versions(self.world.models[0]):
                 self.train(at)
-            for name in self.world.models:
-                found = registry.versions(name)
-                if self.world.needs_champion and registry.champion(name) is None and found:
-                    registry.promote(found[-1], why=f"{BY_HAND}: predictions need a first champion")
-                    self.ledger.write(ledger.NOTE, note=BY_HAND, model=name, version=found[-1].version)
+            if self.world.needs_champion and not any(map(registry.champion, self.world.models)):
+                newest = registry.versions(self.world.models[0])[-1]
+                registry.promote(newest, why=f"{BY_HAND}: predictions need a first champion")
+                self.ledger.write(ledger.NOTE, note=BY_HAND, model=newest.name, version=newest.version)
 
     def _has(self, window: Window) -> bool:
         there = [g for g in groups_of(self.fs, self.world.system) if g.name == self.world.spine]

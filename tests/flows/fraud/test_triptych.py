@@ -143,6 +143,7 @@ def test_dropping_a_column_that_the_champion_learned_from_exits_with_1_and_names
     found = facts("impact", schema.TRANSACTIONS_GROUP, "--drop", "amount", code=1)
     assert {each["what"]: each["serves"] for each in found} == {
         f"feature view {schema.VIEW}@1": True,
+        f"training dataset 1 of {schema.VIEW}@1": False,
         f"model {MODEL}@1 (champion)": True,
         f"model {MODEL}@2 (challenger)": False,
     }
@@ -153,7 +154,9 @@ def test_dropping_a_column_that_the_champion_learned_from_exits_with_1_and_names
 
 def test_a_change_of_the_label_concerns_training_and_monitoring_but_nothing_that_serves(here: Path) -> None:
     found = facts("impact", schema.LABELS_GROUP, "--change", "is_fraud")
-    assert [each["what"] for each in found] == [f"feature view {schema.VIEW}@1", f"monitoring of {MODEL}"]
+    assert [each["what"] for each in found] == [
+        f"feature view {schema.VIEW}@1", f"training dataset 1 of {schema.VIEW}@1", f"monitoring of {MODEL}",
+    ]  # fmt: skip
     assert "No view and no monitoring reads fraud_cards.opened" in said("impact", "fraud_cards", "--drop", "opened")
 
 
