@@ -21,6 +21,7 @@ from flows.air_quality.simulator import Trouble
 from flows.air_quality.training_pipeline import air_quality_training
 from flows.http import ServiceUnavailable, UnexpectedAnswer
 from flows.settings import Settings
+from flows.training import Labelled
 from flows.writing import Writing
 from tests.flows import shadow_law
 from tests.flows.air_quality.conftest import END, Services, living_in, only_a_few_stations
@@ -292,8 +293,8 @@ def test_test_without_other_years_to_compare_with_is_refused_in_words() -> None:
     first_winter = X.assign(**{schema.BASELINES["climatology"]: np.nan})
     y = pd.Series(1.0, index=X.index)
     with pytest.raises(InvalidData, match="the test split has 0 rows of 0 days"):
-        regression.check_enough(training_pipeline.Data(X, X, first_winter, y, y, y).days())
-    regression.check_enough(training_pipeline.Data(X, X, X, y, y, y).days())
+        regression.check_enough(training_pipeline.days_of(Labelled(X, X, first_winter, y, y, y)))
+    regression.check_enough(training_pipeline.days_of(Labelled(X, X, X, y, y, y)))
 
 
 def test_gate_wants_persistence_beaten_tomorrow_and_climatology_from_the_third_day() -> None:
