@@ -120,9 +120,10 @@ def prefect_environment(
 def become_client(settings: Settings) -> None:
     """Keep Prefect, once it is imported into this process, away from the user's own profile and from long waits.
 
-    By default its client would go on asking a dead server for more than a minute.
+    By default its client would go on asking a dead server for more than a minute. Three times it must ask: the server
+    answers 503 while its SQLite file is locked.
     """
-    home = {"PREFECT_HOME": str(settings.home / "prefect"), "PREFECT_CLIENT_MAX_RETRIES": "1", "DO_NOT_TRACK": "1"}
+    home = {"PREFECT_HOME": str(settings.home / "prefect"), "PREFECT_CLIENT_MAX_RETRIES": "3", "DO_NOT_TRACK": "1"}
     os.environ.update(home)
 
 
