@@ -53,6 +53,8 @@ class Segment:
 class Journal:
     """The journal of one process. `append` from any thread; `close` moves what is left and stops.
 
+    `pending` counts its records that are not in the store yet.
+
     Args:
         folder: of all journals of a home; made if it is not there.
         move: writes records into the store; what it raises is logged, and the lines stay for the next time.
@@ -63,6 +65,8 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.pending = 0
+        self._name = f"{os.getpid():07d}-{uuid.uuid4().hex}"
+        self._segments = 0
         self._move = move
         self._every_seconds = every_seconds
         self._lock = threading.Lock()
@@ -86,13 +90,23 @@ class Journal:
             self.pending += 1
 
     def flush(self) -> None:
-        """Move all that is there now, also what a killed process has left."""
+        """Move all that is there now, also what a killed process has left.
+
+        A file that the store refuses stays, and holds up no other; what was raised is raised when all were tried.
+        """
+        errors: list[Exception] = []
         with self._moving:
             self._rotate()
             for path in sorted(self.folder.glob("*.jsonl")):
                 with _taken(path) as free:
-                    if free:
+                    if not free:
+                        continue
+                    try:
                         self._move_file(path)
+                    except Exception as error:  # noqa: BLE001 - the store's own or a driver's; raised below
+                        errors.append(error)
+        if errors:
+            raise errors[0]
 
     def close(self) -> None:
         """Take no more lines, and move those that are there."""
@@ -105,7 +119,8 @@ class Journal:
             self._segment.path.unlink()
 
     def _new(self) -> Segment:
-        return Segment(self.folder / f"{os.getpid():07d}-{uuid.uuid4().hex}.jsonl")
+        self._segments += 1
+        return Segment(self.folder / f"{self._name}-{self._segments:08d}.jsonl")
 
     def _rotate(self) -> None:
         with self._lock:
@@ -118,8 +133,7 @@ class Journal:
         while not self._closed.wait(self._every_seconds):
             try:
                 self.flush()
-            except Exception:
-                # The store may be gone for a while; the lines are not.
+            except Exception:  # the store may be gone for a while, in whatever way; the lines are not
                 logger.exception("Answers could not be moved from %s into the store; trying again.", self.folder)
 
     def _move_file(self, path: Path) -> None:
@@ -128,8 +142,9 @@ class Journal:
             self._move(records)
             count += len(records)
         path.unlink()
-        with self._lock:
-            self.pending = max(0, self.pending - count)
+        if path.name.startswith(self._name):  # what others have left was never among ours
+            with self._lock:
+                self.pending -= count
 
 
 @contextlib.contextmanager

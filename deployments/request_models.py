@@ -50,7 +50,7 @@ def model_of(system: str, request: Request) -> type[BaseModel]:
 
 def one_or_many(model: type[BaseModel], *, most: int) -> Any:
     """The type of a body that holds one question or a list of them; what is wrong is said of the one it is."""
-    many = Annotated[list[model], Field(min_length=1, max_length=most), Tag("many")]  # type: ignore[valid-type]
+    many = Annotated[list[model], Field(min_length=1, max_length=most), Tag("many")]  # type: ignore[valid-type]  # made at run time
     which = Discriminator(lambda body: "many" if isinstance(body, list) else "one")
     return Annotated[Annotated[model, Tag("one")] | many, which]
 
@@ -80,7 +80,8 @@ def answer_model(system: str) -> Any:
         field.name: Any for field in dataclasses.fields(pipeline.Prediction)
         if field.name not in ("degraded", "why", "features")
     }  # fmt: skip
-    prediction = create_model(f"{_title(system)}Prediction", **{name: (kind, ...) for name, kind in said.items()})  # type: ignore[call-overload]
+    fields: Any = {name: (kind, ...) for name, kind in said.items()}
+    prediction = create_model(f"{_title(system)}Prediction", **fields)
     answer = create_model(
         f"{_title(system)}Answer",
         request_id=(str, Field(description="The answer's own id, as in the group online_predictions.")),
@@ -93,7 +94,7 @@ def answer_model(system: str) -> Any:
         milliseconds=(float, Field(description="How long the answer took to find.")),
         logged=(bool, Field(description="It is kept, and will be in the store in some seconds.")),
     )
-    return answer | list[answer]  # type: ignore[valid-type]
+    return answer | list[answer]  # type: ignore[valid-type]  # made at run time
 
 
 class Version(BaseModel):

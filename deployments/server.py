@@ -98,7 +98,7 @@ class Server:
         self.metrics = Metrics()
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="answer")
         self.journal: Journal | None = None
-        self._views: dict[tuple[str, int | None, int | None], Any] = {}
+        self._views: dict[tuple[str, int, int], Any] = {}
 
     def start(self) -> None:
         """Load the champions and open the journal."""
@@ -156,15 +156,18 @@ class Server:
         return {"view": found.name, "version": found.version, "vectors": vectors}
 
     def _view(self, name: str, version: int | None, dataset: int | None) -> Any:
-        key = (name, version, dataset)
-        if (view := self._views.get(key)) is None:
-            view = self.store.get_feature_view(name, version)
-            if dataset is None and not view.training_datasets():
+        """A view made ready to serve, once for each training dataset: that takes many times as long as asking."""
+        view = self.store.get_feature_view(name, version)
+        if dataset is None:
+            made = [each.version for each in view.training_datasets()]
+            if not made:
                 raise NotFound(f"View {name} has no training dataset, so its features have no fitted transformations.")
+            dataset = max(made)
+        key = (view.name, view.version, dataset)
+        if key not in self._views:
             view.init_serving(dataset)
-            if dataset is not None:  # the newest one is another one tomorrow
-                self._views[key] = view
-        return view
+            self._views[key] = view
+        return self._views[key]
 
     def _log(self, record: Mapping[str, Any]) -> bool:
         assert self.journal is not None

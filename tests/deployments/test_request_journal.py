@@ -100,3 +100,16 @@ def test_record_that_cannot_be_kept_is_said_and_spoils_no_other(
     assert set(store.rows) == {"before", "after"}
     with pytest.raises(OSError, match="is stopping"):
         journal.append({"request_id": "too late"})
+
+
+def test_file_that_the_store_refuses_holds_up_no_other_and_is_kept(tmp_path: Path) -> None:
+    store = Store()
+    (tmp_path / "0000001-gone.jsonl").write_bytes(b'{"no":"request id"}\n')
+    journal = Journal(tmp_path, store.move, every_seconds=600)
+    journal.append({"request_id": "ours"})
+    with pytest.raises(KeyError):
+        journal.flush()
+    assert (set(store.rows), journal.pending) == ({"ours"}, 0)
+    assert (tmp_path / "0000001-gone.jsonl").exists()
+    (tmp_path / "0000001-gone.jsonl").unlink()
+    journal.close()
